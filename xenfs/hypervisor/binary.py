@@ -1,0 +1,90 @@
+"""The binary form of hypercalls: a batch of one operation, as laid out in abi/hypercall.
+
+Every element is tried and carries its own result; a failure does not stop the ones behind it. An element whose bytes
+are no request (text that is not text) gets EINVAL like any other bad argument.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from xenfs.abi.grant_table import GntStatus
+from xenfs.abi.hypercall import BatchHeader, ElementHeader, element_size
+from xenfs.abi.wire import Buffer, FieldError, Wire
+from xenfs.hypervisor.errors import HypercallError, Invalid, UnknownOperation
+from xenfs.hypervisor.table import BY_NUMBER, BY_REQUEST
+
+MAX_BATCH = 1024
+"""Elements in one batch."""
+
+_HEAD = BatchHeader.layout.size
+_ELEMENT_HEAD = ElementHeader.layout.size
+Call = Callable[[Any], Wire]
+
+
+def _element(result: int, request: Wire) -> bytes:
+    data = ElementHeader(result=result).emit() + request.emit()
+    return data.ljust(element_size(type(request)), b"\0")
+
+
+def emit(requests: Sequence[Wire]) -> bytes:
+    """A batch of requests of one type, at least one."""
+    kind = type(requests[0])
+    if any(type(r) is not kind for r in requests):
+        raise Invalid("batch", "all elements must be of one operation")
+    header = BatchHeader(op=BY_REQUEST[kind].number, count=len(requests))
+    return header.emit() + b"".join(_element(0, r) for r in requests)
+
+
+def _header(data: Buffer) -> tuple[type[Wire], int]:
+    if len(data) < _HEAD:
+        raise Invalid("batch", "shorter than its header", len(data), _HEAD)
+    header = BatchHeader.parse(data)
+    row = BY_NUMBER.get(header.op)
+    if row is None:
+        raise UnknownOperation(f"operation {header.op:#x}", "there is no such operation")
+    if not 1 <= header.count <= MAX_BATCH:
+        raise Invalid("batch", "count of elements must be at least 1 and within the limit", header.count, MAX_BATCH)
+    need = _HEAD + header.count * element_size(row.request)
+    if len(data) != need:
+        raise Invalid("batch", f"{row.name} times {header.count} has another size", len(data), need)
+    return row.request, header.count
+
+
+def parse(data: Buffer) -> list[tuple[int, Wire]]:
+    """Take a batch apart: the result and the request of each element. Raises Invalid, UnknownOperation, FieldError."""
+    request, count = _header(data)
+    size = element_size(request)
+    places = range(_HEAD, _HEAD + count * size, size)
+    return [(ElementHeader.parse(data, at).result, request.parse(data, at + _ELEMENT_HEAD)) for at in places]
+
+
+def run(data: Buffer, call: Call) -> bytes:
+    """Make every call of a batch through `call`; the same bytes come back with results filled in.
+
+    Raises Invalid or UnknownOperation, and makes no call, when the batch as a whole is malformed.
+    """
+    request, count = _header(data)
+    size = element_size(request)
+    done = bytearray(data)
+    for at in range(_HEAD, _HEAD + count * size, size):
+        try:
+            asked = request.parse(data, at + _ELEMENT_HEAD)
+        except FieldError:
+            done[at : at + 4] = (-errno.EINVAL).to_bytes(4, "little", signed=True)
+            continue
+        done[at : at + size] = _one(asked, call)
+    return bytes(done)
+
+
+def _one(asked: Wire, call: Call) -> bytes:
+    try:
+        return _element(0, call(asked))
+    except HypercallError as error:
+        status = GntStatus.general_error if error.status is None else error.status
+        if BY_REQUEST[type(asked)].has_status:
+            asked = replace(asked, status=int(status))  # type: ignore[type-var]
+        return _element(-error.errno, asked)

@@ -1,0 +1,99 @@
+"""The trace: every call with its outcome, as many as there is room for.
+
+A record is enough to make the call again: replaying the records of a machine's whole life gives the same machine.
+Its line is one JSON object: seq, time (nanoseconds, of the clock that the machine was given), domid, handle, world,
+op, in, and out or error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from xenfs.abi.wire import Wire
+from xenfs.hypervisor.errors import HypercallError
+from xenfs.hypervisor.table import BY_NAME, BY_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a call was refused, as the trace and the text form tell it."""
+
+    errno: str
+    status: str
+    text: str
+
+    @classmethod
+    def of(cls, error: HypercallError, request: Wire | None = None) -> Failure:
+        """From the exception; only operations of the grant table, which answer it in Xen too, have a status."""
+        has_status = request is not None and BY_REQUEST[type(request)].has_status
+        return cls(error.errno_name, error.status_name if has_status else "", str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One call. `answer` is the request with its results filled in, or the failure."""
+
+    seq: int
+    time: int
+    domid: int
+    handle: int
+    world: bool
+    request: Wire
+    answer: Wire | Failure
+
+    def line(self) -> str:
+        """One line of JSON, without its newline."""
+        row = BY_REQUEST[type(self.request)]
+        said: dict[str, Any] = {"seq": self.seq, "time": self.time, "domid": self.domid, "handle": self.handle}
+        if self.world:
+            said["world"] = True
+        said["op"] = row.name
+        said["in"] = {name: getattr(self.request, name) for name in row.takes}
+        if isinstance(self.answer, Failure):
+            said["error"] = self.answer.errno
+            if self.answer.status:
+                said["status"] = self.answer.status
+            said["text"] = self.answer.text
+        else:
+            said["out"] = {name: getattr(self.answer, name) for name in row.gives}
+        return json.dumps(said)
+
+    @classmethod
+    def parse(cls, line: str) -> Record:
+        """Read a line back. Raises ValueError or KeyError when it is not one of ours."""
+        said = json.loads(line)
+        row = BY_NAME[said["op"]]
+        request = row.request(**said["in"])
+        answer: Wire | Failure
+        if "error" in said:
+            answer = Failure(said["error"], said.get("status", ""), said["text"])
+        else:
+            answer = row.request(**said["in"], **said["out"])
+        return cls(said["seq"], said["time"], said["domid"], said["handle"], bool(said.get("world")), request, answer)
+
+
+class Trace:
+    """The last `room` records. Readers keep their own place by sequence number."""
+
+    def __init__(self, room: int) -> None:
+        """Begin empty; the first record is number 1."""
+        self._records: deque[Record] = deque(maxlen=room)
+        self.last = 0
+
+    def append(self, record: Record) -> None:
+        """Put in the record, whose number is `last` + 1; the oldest goes when there is no room."""
+        self.last = record.seq
+        self._records.append(record)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def since(self, seq: int) -> tuple[int, list[Record]]:
+        """What came after number `seq`: how many of those are lost, and the others in order."""
+        first = self.last - len(self._records) + 1
+        lost = max(0, first - seq - 1)
+        skip = max(0, seq + 1 - first)
+        return lost, [r for i, r in enumerate(self._records) if i >= skip]
