@@ -24,10 +24,10 @@ class HypercallError(Exception):
         super().__init__(f"{where}: {problem}{numbers}")
         self.where, self.problem, self.value, self.limit = where, problem, value, limit
 
-    @property
-    def errno_name(self) -> str:
+    @classmethod
+    def errno_of(cls) -> str:
         """The errno by name, such as `EINVAL`."""
-        return errno.errorcode[self.errno]
+        return errno.errorcode[cls.errno]
 
     @property
     def status_name(self) -> str:

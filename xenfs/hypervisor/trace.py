@@ -29,7 +29,7 @@ class Failure:
     def of(cls, error: HypercallError, request: Wire | None = None) -> Failure:
         """From the exception; only operations of the grant table, which answer it in Xen too, have a status."""
         has_status = request is not None and BY_REQUEST[type(request)].has_status
-        return cls(error.errno_name, error.status_name if has_status else "", str(error))
+        return cls(error.errno_of(), error.status_name if has_status else "", str(error))
 
 
 @dataclass(frozen=True, slots=True)
