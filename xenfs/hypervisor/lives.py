@@ -26,17 +26,15 @@ RELEASE: dict[type[Any], Callable[[State, Any], None]] = {
 
 
 def _free_domid(state: State) -> int:
-    domid = next((d for d in range(1, DOMID_FIRST_RESERVED) if d not in state.domains), None)
-    if domid is None:
+    if not state.domids:
         raise TooManyHandles("machine", "no free domain number", len(state.domains), DOMID_FIRST_RESERVED)
-    return domid
+    return state.domids.lowest
 
 
 def _free_name(state: State, name: str, domid: int) -> str:
     name = name or ("Domain-0" if domid == 0 else f"domain-{domid}")
-    for other in state.domains.values():
-        if other.name == name and other.domid != domid:
-            raise NameTaken(f"name {name!r}", f"domain {other.domid} has it")
+    if state.names.get(name, domid) != domid:
+        raise NameTaken(f"name {name!r}", f"domain {state.names[name]} has it")
     return name
 
 
@@ -58,6 +56,8 @@ def add_domain(state: State, domid: int, request: op.CreateDomain) -> None:
     limits = state.config.limits if domid else state.config.dom0_limits
     domain = Domain(domid, name, request.uuid, limits, request.max_frames or request.frames)
     frames.grow(state, domain, request.frames)
+    state.domids.discard(domid)
+    state.names[name] = domid
     state.domains[domid] = domain
 
 
@@ -66,7 +66,10 @@ def rename_domain(state: State, caller: Caller, request: op.RenameDomain) -> dic
     domain = frames.target(state, caller, request.dom)
     if not request.name:
         raise Invalid(f"{domain}", "a name must not be empty")
-    domain.name = _free_name(state, request.name, domain.domid)
+    name = _free_name(state, request.name, domain.domid)
+    del state.names[domain.name]
+    state.names[name] = domain.domid
+    domain.name = name
     return {}
 
 
@@ -85,7 +88,8 @@ def destroy_domain(state: State, caller: Caller, request: op.DestroyDomain) -> d
     domain = frames.target(state, caller, request.dom)
     if domain.domid == 0:
         raise NotPermitted("domain 0", "it is the machine's own and ends with it")
-    del state.domains[domain.domid]
+    del state.domains[domain.domid], state.names[domain.name]
+    state.domids.add(domain.domid, domain.domid + 1)
     domain.state = "dying"
     for handle in list(domain.handles.values()):
         _end(state, handle)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from xenfs.abi.event_channel import PortState
 from xenfs.abi.grant_table import NR_RESERVED_ENTRIES, Gtf
+from xenfs.abi.xen import DOMID_FIRST_RESERVED
 from xenfs.hypervisor.errors import NoSuchDomain
 from xenfs.hypervisor.extents import Extents
 from xenfs.hypervisor.numbers import Numbers
@@ -199,7 +200,11 @@ class Domain:
 
 @dataclass(slots=True, eq=False)
 class State:
-    """The whole machine: `busy` has a record for each frame in use, `closing` the handles still to be released."""
+    """The whole machine.
+
+    `busy` has a record for each frame in use, `closing` the handles still to be released, `domids` the numbers that
+    are free.
+    """
 
     config: Config = field(default_factory=Config)
     contents: Contents = field(default_factory=ByteContents)
@@ -207,6 +212,8 @@ class State:
     free: Extents = field(init=False)
     busy: dict[int, Frame] = field(default_factory=dict)
     domains: dict[int, Domain] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    domids: Extents = field(default_factory=lambda: Extents(0, DOMID_FIRST_RESERVED))
     dying: list[Domain] = field(default_factory=list)
     handles: dict[int, Handle] = field(default_factory=dict)
     closing: deque[Handle] = field(default_factory=deque)

@@ -30,6 +30,7 @@ class InProcessXen:
         self.arena, self.lines, self.tree = Arena(), EventFdLines(), Tree()
         self.machine = Machine(config, contents=self.arena, lines=self.lines, clock=clock)
         self.lock = threading.RLock()
+        self.entered: set[InProcessDomain] = set()
 
     def call(self, request: R, domid: int = 0, handle: int = 0, *, world: bool = False) -> R:
         """Make a hypercall and finish what it leaves to the reaper. Raises Refused."""
@@ -73,7 +74,9 @@ class InProcessXen:
         return held + [repr(d) + " is dying" for d in state.dying] + self.tree.leaks()
 
     def close(self) -> None:
-        """End the machine."""
+        """End the machine, and with it every domain that is still open."""
+        for domain in list(self.entered):
+            domain.close()
         self.lines.close()
         self.arena.close()
 
@@ -95,6 +98,7 @@ class InProcessDomain:
         self.memory = InProcessMemory(self)
         self.events = InProcessEvents(self)
         self.store = InProcessStore(xen.tree, domid)
+        xen.entered.add(self)
 
     @property
     def xen(self) -> InProcessXen:
@@ -119,6 +123,7 @@ class InProcessDomain:
         self.store.close()
         if self.alive:
             self._xen.call(CloseHandle(handle=self.handle), self.domid, world=True)
+        self._xen.entered.discard(self)
 
     def __enter__(self) -> InProcessDomain:
         return self

@@ -1,0 +1,26 @@
+"""Every benchmark, one figure a line: `python -m tests.bench [NAME…]`. Never fails for a figure."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import machine, ring
+
+BENCHMARKS = {"machine": machine.run, "ring": ring.run}
+
+
+def main(names: list[str]) -> int:
+    """Run those named, or all."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no such benchmark: {' '.join(unknown)}; there are: {' '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    for name in names or BENCHMARKS:
+        print(name)
+        for figure in BENCHMARKS[name]():
+            print(f"  {figure}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

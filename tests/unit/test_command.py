@@ -1,0 +1,53 @@
+"""The `xenfs` command as installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import version
+
+from xenfs.hypervisor.table import ROWS
+
+
+def xenfs(*words: str) -> subprocess.CompletedProcess[str]:
+    program = "from xenfs.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_version() -> None:
+    assert xenfs("--version").stdout == f"xenfs {version('xenfs')}\n"
+
+
+def test_every_hypercall_is_described() -> None:
+    done = xenfs("hypercalls")
+    assert done.returncode == 0
+    paragraphs = done.stdout.strip().split("\n\n")
+    assert [p.split()[0] for p in paragraphs] == [row.name for row in ROWS]
+    transfer = next(p for p in paragraphs if p.startswith("transfer "))
+    assert "grant_table_op 4 (op 0x1404), 24 bytes, for any domain" in transfer
+    assert "error EBUSY GNTST_bad_page" in transfer
+
+
+def test_hypercalls_as_json() -> None:
+    done = xenfs("hypercalls", "--json", "alloc_unbound", "send")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in rows] == ["alloc_unbound", "send"]
+    assert rows[0]["fields"][2] == {"name": "port", "type": "u32", "offset": 4, "out": True, "default": 0}
+
+
+def test_an_unknown_hypercall_is_a_usage_error() -> None:
+    done = xenfs("hypercalls", "no_such")
+    assert done.returncode == 2
+    assert "no_such" in done.stderr
+
+
+def test_the_demo_shows_a_ring_and_a_flip_and_leaves_nothing() -> None:
+    done = xenfs("demo", "--requests", "3000", "--pages", "5")
+    assert done.returncode == 0, done.stderr
+    assert "3000 requests through one shared page" in done.stdout
+    assert "flipped 5 of 5 pages; domain 1 reads: packet 0 … packet 4" in done.stdout
+    assert "nothing is left in use" in done.stdout
+    assert done.stderr == ""
