@@ -133,20 +133,15 @@ class _Ring:
         self._prod_pvt = self._published = prod
         self._cons = cons
 
-    def _check(self) -> None:
-        if self._broken is not None:
-            raise self._broken.with_traceback(None)
-
-    def _may_queue(self) -> int:
-        return u32(self._cons + self._room - self._prod_pvt)
-
     def _claim(self, count: int) -> int:
         """The index of the first of `count` new entries."""
-        self._check()
-        if count > (may := self._may_queue()):
+        if self._broken is not None:
+            raise self._broken.with_traceback(None)
+        prod = self._prod_pvt
+        if count > (may := u32(self._cons + self._room - prod)):
             text = self._full.format(count=count, may=may, slots=self.slots)
             raise LocalRingError(self.name, self._names[0], count, may, text)
-        return self._prod_pvt
+        return prod
 
     def _queue(self, *fields: Any) -> None:
         """Write one entry into the next slot, for `publish` to announce.
@@ -192,7 +187,8 @@ class _Ring:
 
         The hold-off of RING_PUSH_*_AND_CHECK_NOTIFY. Raises PeerRingError on a broken ring.
         """
-        self._check()
+        if self._broken is not None:
+            raise self._broken.with_traceback(None)
         old, new, words = self._published, self._prod_pvt, self._words
         if old == new:
             return False
@@ -211,16 +207,17 @@ class _Ring:
         Shared memory is read once: the index, then each contiguous span of entries, copied before it is decoded
         (XSA-155). Raises PeerRingError when the peer's producer is impossible, and ever after.
         """
-        self._check()
+        if self._broken is not None:
+            raise self._broken.with_traceback(None)
         prod, cons = self._words[self._peer_prod], self._cons
         count = u32(prod - cons)
+        if not count:
+            return []
         if count > u32(self._published + self._ahead - cons):
             self._broken = self._impossible(prod)
             raise self._broken
         if limit is not None and limit < count:
             count = max(limit, 0)
-        if not count:
-            return []
         fence()  # the index before the entries it announced
         start = cons % self.slots * self._stride
         end = start + count * self._stride
@@ -237,7 +234,8 @@ class _Ring:
         For a consumer that cannot use fewer, such as netback with a large packet. Only False allows sleep. The peer's
         producer is read a second time, as it must be. Raises LocalRingError when the ring cannot hold `count`.
         """
-        self._check()
+        if self._broken is not None:
+            raise self._broken.with_traceback(None)
         if not 1 <= count <= self.slots:
             text = f"cannot wait for {count} entries; the ring has {self.slots} slots"
             raise LocalRingError(self.name, "count", count, self.slots, text)
@@ -302,7 +300,7 @@ class FrontRing(_Ring):
     @property
     def free(self) -> int:
         """Requests that can be pushed now (RING_FREE_REQUESTS)."""
-        return self._may_queue()
+        return u32(self._cons + self._room - self._prod_pvt)
 
     @property
     def in_flight(self) -> int:
@@ -328,7 +326,7 @@ class BackRing(_Ring):
     @property
     def unanswered(self) -> int:
         """Requests taken that have no response yet: how many `respond` will accept."""
-        return self._may_queue()
+        return u32(self._cons + self._room - self._prod_pvt)
 
     def _impossible(self, prod: int) -> PeerRingError:
         if u32(prod - self._published) > self.slots:

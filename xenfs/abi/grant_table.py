@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Annotated
 
-from xenfs.abi.wire import OUT, S16, U16, U32, U64, CName, Scalar, Wire, Words, wire
+from xenfs.abi.wire import OUT, S16, U16, U32, U64, After, CName, Scalar, Wire, Words, wire
 from xenfs.abi.xen import DOMID_SELF, DomId
 
 _HEADER = "xen/grant_table.h"
@@ -144,7 +144,7 @@ class Copy(Wire):
     dest: Annotated[U64, CName("dest.u.gmfn")]
     dest_domid: Annotated[DomId, CName("dest.domid")] = DOMID_SELF
     dest_offset: Annotated[U16, CName("dest.offset")] = 0
-    len: U16
+    len: Annotated[U16, After(8)]
     flags: Annotated[int, Scalar("H"), Words({f.name or "": int(f) for f in GntCopy}, bits=True)] = 0
     status: OutStatus = 0
 

@@ -24,8 +24,10 @@ class FieldError(ValueError):
     """A value that its field cannot hold: names the struct, the field, the value and what is allowed."""
 
     def __init__(self, where: str, field: str, value: object, allowed: str) -> None:
-        """Keep the four parts; the message is made of them."""
-        super().__init__(f"{where}: {field}={value!r} is not {allowed}")
+        """Keep the four parts; `problem` is the message without `where`."""
+        huge = isinstance(value, int) and value.bit_length() > 128
+        self.problem = f"{field}={'a number of over 128 bits' if huge else repr(value)} is not {allowed}"
+        super().__init__(f"{where}: {self.problem}")
         self.where, self.field, self.value, self.allowed = where, field, value, allowed
 
 
@@ -70,6 +72,13 @@ class CName:
     """Where the field is in the C struct, when not under its own name: a path such as `source.u.ref`."""
 
     path: str
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """The field follows a nested struct, whose size C rounds up: it begins at a multiple of `align`."""
+
+    align: int
 
 
 class _Out:
@@ -121,6 +130,7 @@ class Layout:
     fields: tuple[Field, ...]
     size: int
     codec: struct.Struct
+    has_text: bool
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)
@@ -149,10 +159,12 @@ class Wire:
     def emit(self) -> bytes:
         """The bytes, padding zeroed. Raises FieldError when a value does not fit its field."""
         layout = self.layout
+        if layout.has_text:
+            self.check()  # struct would cut text that is too long
         values = astuple(self)  # type: ignore[call-overload]
         try:
             return layout.codec.pack(*(v.encode("ascii") if isinstance(v, str) else v for v in values))
-        except (struct.error, UnicodeEncodeError):
+        except struct.error:
             self.check()
             raise
 
@@ -168,7 +180,7 @@ W = TypeVar("W", bound=Wire)
 def _field(name: str, hint: object, default: object, cursor: int) -> Field:
     notes = get_args(hint)[1:]
     kind = next(n for n in notes if isinstance(n, (Scalar, Chars)))
-    align = kind.size if isinstance(kind, Scalar) else 1
+    align = next((n.align for n in notes if isinstance(n, After)), kind.size if isinstance(kind, Scalar) else 1)
     return Field(
         name=name,
         kind=kind,
@@ -202,7 +214,8 @@ def wire(c_name: str, size: int, *, header: str = "") -> Callable[[type[W]], typ
         if codec.size != size:
             message = f"{cls.__name__}: {codec.size} bytes, {c_name} has {size}"
             raise TypeError(message)
-        cls.layout = Layout(c_name, header, tuple(found), size, codec)
+        has_text = any(isinstance(f.kind, Chars) for f in found)
+        cls.layout = Layout(c_name, header, tuple(found), size, codec, has_text)
         return cls
 
     return decorate

@@ -38,11 +38,11 @@ class Virq(IntEnum):
     MEM_EVENT = 10
     ARGO = 11
     ENOMEM = 12
-    PMU = 13
+    XENPMU = 13
 
 
 NR_VIRQS = 24
-PER_VCPU_VIRQS = frozenset({Virq.TIMER, Virq.DEBUG, Virq.XENOPROF, Virq.PMU})
+PER_VCPU_VIRQS = frozenset({Virq.TIMER, Virq.DEBUG, Virq.XENOPROF, Virq.XENPMU})
 PER_DOMAIN_VIRQS = frozenset({Virq.ARGO})
 
 DomId = Annotated[int, Scalar("H"), Words({"self": DOMID_SELF})]

@@ -50,6 +50,8 @@ class ShutdownReason(IntEnum):
     reboot = 1
     suspend = 2
     crash = 3
+    watchdog = 4
+    soft_reset = 5
 
 
 @wire("xenfs_create_domain", 112)

@@ -77,7 +77,7 @@ def shutdown_domain(state: State, caller: Caller, request: op.ShutdownDomain) ->
     """Note why a domain has stopped; it keeps everything until it is destroyed."""
     domain = frames.target(state, caller, request.dom)
     if request.reason not in list(op.ShutdownReason):
-        raise Invalid(f"shutdown reason {request.reason}", "there is no such reason", request.reason, 3)
+        raise Invalid(f"shutdown reason {request.reason}", "there is no such reason")
     domain.state = op.ShutdownReason(request.reason).name
     events.domain_exception(state)
     return {}

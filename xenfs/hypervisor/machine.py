@@ -67,7 +67,8 @@ class Machine:
         if not world and row.access is not Access.GUEST and (domid or row.access is Access.WORLD):
             raise NotPermitted(row.name, f"only {row.access.value} may, not domain {domid}")
         results = row.handler(self.state, caller, request)
-        return replace(request, **results) if results else request  # type: ignore[type-var]
+        # what the caller left in the fields for results is not a result
+        return replace(request, **{**row.blank, **results}) if row.gives else request  # type: ignore[type-var]
 
     def _caller(self, domid: int, number: int, world: bool) -> Caller:
         domain = self.state.domain(domid)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from xenfs.abi import event_channel as ec
@@ -41,7 +42,7 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """One row."""
+    """One row. `takes` and `gives` name the request's fields by direction; `blank` are results that say nothing."""
 
     name: str
     number: int
@@ -49,6 +50,9 @@ class Hypercall:
     handler: Handler
     errors: tuple[type[HypercallError], ...]
     access: Access = Access.GUEST
+    takes: tuple[str, ...] = field(init=False)
+    gives: tuple[str, ...] = field(init=False)
+    blank: dict[str, int] = field(init=False, compare=False, repr=False)
 
     @property
     def doc(self) -> str:
@@ -60,15 +64,12 @@ class Hypercall:
         """Whether each request carries a GNTST status."""
         return self.number >> 8 == GRANT_TABLE_OP and "status" in self.gives
 
-    @property
-    def takes(self) -> tuple[str, ...]:
-        """Names of the fields that a caller gives."""
-        return tuple(f.name for f in self.request.layout if not f.out and not f.name.startswith("pad"))
-
-    @property
-    def gives(self) -> tuple[str, ...]:
-        """Names of the fields that come back."""
-        return tuple(f.name for f in self.request.layout if f.out)
+    def __post_init__(self) -> None:
+        fields = tuple(self.request.layout)
+        set_once = partial(object.__setattr__, self)
+        set_once("takes", tuple(f.name for f in fields if not f.out and not f.name.startswith("pad")))
+        set_once("gives", tuple(f.name for f in fields if f.out))
+        set_once("blank", dict.fromkeys(self.gives, 0))
 
 
 _TARGET = (e.NoSuchDomain, e.NotPermitted)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shlex
 from collections.abc import Iterable
 
@@ -21,6 +22,7 @@ from xenfs.hypervisor.trace import Failure
 
 MAX_LINE = 4096
 """Characters in a line."""
+_NUMBER = re.compile("-?(0[xX][0-9a-fA-F]+|[0-9]{1,40})")
 
 
 def _choose(wrong: str, allowed: Iterable[str]) -> str:
@@ -31,14 +33,8 @@ def _choose(wrong: str, allowed: Iterable[str]) -> str:
 
 
 def _number(text: str, what: str) -> int:
-    digits = text.removeprefix("-")
-    try:
-        if digits[:2] in ("0x", "0X"):
-            return int(text, 16)
-        if digits.isascii() and digits.isdigit():
-            return int(text, 10)
-    except ValueError:
-        pass
+    if _NUMBER.fullmatch(text):
+        return int(text, 16 if "x" in text.lower() else 10)
     raise Invalid(f"{what}={text!r}", "must be a number, decimal or after 0x hexadecimal")
 
 
@@ -72,14 +68,18 @@ def _show(field: Field, value: int | str) -> str:
     return "|".join(said + ([f"{rest:#x}"] if rest else [])) or "0"
 
 
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise Invalid(f"line {line[:40]!r}", str(error).lower()) from error
+
+
 def parse(line: str) -> Wire:
     """Read a call. Raises UnknownOperation or Invalid, which name the wrong word and the allowed ones."""
     if len(line) > MAX_LINE:
         raise Invalid("line", "too many characters", len(line), MAX_LINE)
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise Invalid(f"line {line[:40]!r}", str(error).lower()) from error
+    words = _split(line)
     if not words:
         raise Invalid("line", "it is empty; it must be: op key=value …")
     row = BY_NAME.get(words[0])
@@ -107,7 +107,7 @@ def _build(request: type[Wire], fields: dict[str, Field], values: dict[str, int 
         for key, value in values.items():
             fields[key].check(name, value)
     except FieldError as error:
-        raise Invalid(error.where, f"{error.field}={error.value} is not {error.allowed}") from error
+        raise Invalid(name, error.problem) from error
     return request(**values)
 
 
@@ -142,9 +142,9 @@ def parse_answer(request: Wire, line: str) -> Wire | Failure:
         raise Invalid(f"answer {line[:40]!r}", "must begin with ok or error")
     fields = {f.name: f for f in request.layout}
     given: dict[str, int | str] = {name: getattr(request, name) for name in BY_REQUEST[type(request)].takes}
-    for word in shlex.split(rest):
+    for word in _split(rest):
         key, _, text = word.partition("=")
         if key not in fields:
             raise Invalid(f"answer word {word[:40]!r}", f"unknown{_choose(key, fields)}")
         given[key] = _value(fields[key], text, key)
-    return type(request)(**given)
+    return _build(type(request), {name: fields[name] for name in given}, given, "answer")

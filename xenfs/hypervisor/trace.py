@@ -64,9 +64,17 @@ class Record:
     @classmethod
     def parse(cls, line: str) -> Record:
         """Read a line back. Raises ValueError or KeyError when it is not one of ours."""
-        said = json.loads(line)
+        try:
+            return cls._of(json.loads(line))
+        except TypeError as error:
+            message = f"not a record: {error}"
+            raise ValueError(message) from error
+
+    @classmethod
+    def _of(cls, said: dict[str, Any]) -> Record:
         row = BY_NAME[said["op"]]
         request = row.request(**said["in"])
+        request.check()
         answer: Wire | Failure
         if "error" in said:
             answer = Failure(said["error"], said.get("status", ""), said["text"])

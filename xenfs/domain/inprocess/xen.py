@@ -38,7 +38,7 @@ class InProcessXen:
             try:
                 request.check()
             except FieldError as error:
-                raise Invalid(error.where, f"{error.field}={error.value!r} is not {error.allowed}") from None
+                raise Invalid(error.where, error.problem) from None
             with self.lock:
                 answer = self.machine.call(request, domid, handle, world=world)
                 self.machine.settle()
