@@ -196,7 +196,12 @@ MALFORMED = [
     ("grant_access frame=1 dom=2 flags=readonly|x", "'x'", "allowed: readonly"),
     ("grant_access frame=1 dom=2 flags=readonly|", "''", "allowed: readonly"),
     ("grant_access frame=1 dom=2 flags=65536", "flags=65536", "from 0 to 65535"),
-    ("shutdown_domain reason=crsh", "'crsh'", "did you mean crash?", "crash poweroff reboot soft_reset suspend watchdog"),
+    (
+        "shutdown_domain reason=crsh",
+        "'crsh'",
+        "did you mean crash?",
+        "crash poweroff reboot soft_reset suspend watchdog",
+    ),
     ("grant_access frame=1 dom=slef", "'slef'", "did you mean self?", "allowed: self"),
     ("alloc_unbound remote_dom=1 port=3", "port=3", "allowed: dom remote_dom"),
     ("get_version pad=1", "pad=1", "allowed: dom"),
