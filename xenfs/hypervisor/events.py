@@ -25,14 +25,14 @@ def lookup(domain: Domain, number: int) -> Port:
     return port
 
 
-def _open(state: State, domain: Domain, handle: Handle, kind: PortState) -> Port:
+def _open(state: State, domain: Domain, handle: Handle, kind: PortState, peer: Port | None = None) -> Port:
     number = domain.port_numbers.take()
     if number is None:
         raise NoFreePort(f"{domain}", "no free port", domain.port_numbers.in_use, domain.limits.ports)
     state.last_line += 1
     port = domain.ports[number] = Port(number, state.last_line, domain, handle, kind)
     handle.owns[port] = None
-    state.lines.opened(port.line)
+    state.lines.opened(port.line, peer.line if peer else 0)
     return port
 
 
@@ -59,7 +59,7 @@ def bind_interdomain(state: State, caller: Caller, request: ec.BindInterdomain) 
         raise BadPort(f"{peer}", f"it is {peer.state.name}, not unbound")
     if peer.remote_domid != domain.domid:
         raise BadPort(f"{peer}", f"it waits for domain {peer.remote_domid}, not {domain.domid}")
-    port = _open(state, domain, caller.handle, PortState.interdomain)
+    port = _open(state, domain, caller.handle, PortState.interdomain, peer)
     port.peer, port.remote_domid = peer, remote.domid
     peer.peer, peer.state = port, PortState.interdomain
     state.lines.raised(port.line)

@@ -27,8 +27,8 @@ class Contents(Protocol):
 class Lines(Protocol):
     """Where events go: a line for each allocation of a port. A line's number is never used again."""
 
-    def opened(self, line: int) -> None:
-        """A port was allocated."""
+    def opened(self, line: int, peer: int) -> None:
+        """A port was allocated, as the other end of the port of line `peer`; 0 for a port without one as yet."""
 
     def raised(self, line: int) -> None:
         """An event for the port's owner."""
@@ -79,8 +79,9 @@ class EventCounts:
         """Begin with no line."""
         self.events: dict[int, int] = {}
 
-    def opened(self, line: int) -> None:
+    def opened(self, line: int, peer: int) -> None:
         """Begin to count."""
+        del peer
         self.events[line] = 0
 
     def raised(self, line: int) -> None:

@@ -13,8 +13,9 @@ class EventFdLines:
         """Begin with no line."""
         self._fds: dict[int, int] = {}
 
-    def opened(self, line: int) -> None:
+    def opened(self, line: int, peer: int) -> None:
         """Make the line's eventfd."""
+        del peer
         self._fds[line] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
     def raised(self, line: int) -> None:

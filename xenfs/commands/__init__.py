@@ -1,0 +1,1 @@
+"""The subcommands of `xenfs` that make, look at and end a mounted machine."""

@@ -1,0 +1,118 @@
+"""domains/: a directory for each domain. mkdir makes one, rmdir ends one, chown gives it to a user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from xenfs.abi.xen import NO_DOMID
+from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain, RenameDomain, SetMaxMemory, SetMemory
+from xenfs.fs.evtchn import Evtchn
+from xenfs.fs.memory import Foreign, Frames, Grants, Rings, number
+from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile
+from xenfs.fs.stream import Ctl
+
+if TYPE_CHECKING:
+    from xenfs.fs.filesystem import Filesystem
+    from xenfs.fs.request import Request
+    from xenfs.hypervisor.state import Domain
+
+
+def _frames(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= 10):
+        raise OSError(errno.EINVAL, "a number of frames")
+    return min(int(value), 0xFFFF_FFFF)
+
+
+class DomainDirectory(FixedDirectory):
+    """domains/N/: whoever may enter it is that domain."""
+
+    def __init__(self, fs: Filesystem, domain: Domain) -> None:
+        """Make the inodes that every domain has; they belong to whoever this directory belongs to."""
+        self.uid, self.gid = fs.uid, fs.gid
+        self.domain = domain
+        super().__init__(fs, fs.new_ino(), self, 0o700)
+        call = fs.machine.call
+
+        def rename(value: str) -> None:
+            call(RenameDomain(name=value), fs.domid(domain))
+
+        def set_memory(value: str) -> None:
+            call(SetMemory(frames=_frames(value)), fs.domid(domain))
+
+        def set_max_memory(value: str) -> None:
+            call(SetMaxMemory(dom=fs.domid(domain), frames=_frames(value)), world=True)
+
+        self.nodes = {
+            "ctl": Ctl(fs, domain, self),
+            "evtchn": Evtchn(fs, domain, self),
+            "foreign": Foreign(fs, domain, self),
+            "frames": Frames(fs, domain, self),
+            "grants": Grants(fs, domain, self),
+            "max_memory": TextFile(fs, fs, lambda: f"{domain.max_frames}\n", set_max_memory),
+            "memory": TextFile(fs, self, lambda: f"{len(domain.frames)}\n", set_memory),
+            "name": TextFile(fs, self, lambda: f"{domain.name}\n", rename),
+            "rings": Rings(fs, domain, self),
+            "state": TextFile(fs, self, lambda: f"{domain.state}\n"),
+            "uuid": TextFile(fs, self, lambda: f"{domain.uuid}\n"),
+        }
+
+    def chown(self, uid: int | None, gid: int | None) -> None:
+        """Make a user the domain's own. The kernel has checked that it was root who asked."""
+        self.uid = self.uid if uid is None else uid
+        self.gid = self.gid if gid is None else gid
+
+
+class Domains(Directory):
+    """domains/: only the mount's owner and root may make and end domains."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        """Make the inode."""
+        super().__init__(fs, fs.new_ino(), 0o755, fs)
+        self._nodes: dict[int, DomainDirectory] = {}
+
+    def node(self, domain: Domain) -> DomainDirectory:
+        """The directory of a domain, made when first needed."""
+        node = self._nodes.get(domain.domid)
+        if node is None or node.domain is not domain:
+            node = self._nodes[domain.domid] = DomainDirectory(self.fs, domain)
+        return node
+
+    def child(self, name: str) -> Child | None:
+        """See Directory."""
+        domain = self.fs.machine.state.domains.get(number(name))
+        return None if domain is None else Child(self.node(domain))
+
+    def entries(self) -> Iterable[tuple[str, int, int]]:
+        """See Directory."""
+        return [(str(n), self.node(d).ino, stat.S_IFDIR) for n, d in sorted(self.fs.machine.state.domains.items())]
+
+    @property
+    def links(self) -> int:
+        """Without making the nodes."""
+        return 2 + len(self.fs.machine.state.domains)
+
+    def mkdir(self, name: str, request: Request) -> Node:
+        """Make the domain of that number, owned by the mount's owner."""
+        del request
+        domid = number(name)
+        if not 0 <= domid < NO_DOMID:
+            raise OSError(errno.EINVAL, "the name of a domain's directory is its number")
+        identity = str(uuid.UUID(bytes=os.urandom(16), version=4))
+        self.fs.machine.call(CreateDomain(dom=domid, uuid=identity), world=True)
+        self.changed = self.fs.now()
+        return self.node(self.fs.machine.state.domains[domid])
+
+    def rmdir(self, name: str, request: Request) -> None:
+        """End a domain, with everything in it; the answer waits until its pages and FIFOs are gone."""
+        domid = number(name)
+        if domid not in self.fs.machine.state.domains:
+            raise OSError(errno.ENOENT, "no such domain")
+        self.fs.machine.call(DestroyDomain(dom=domid), world=True)
+        self._nodes.pop(domid, None)
+        self.changed = self.fs.now()
+        self.fs.work.then(request.done)

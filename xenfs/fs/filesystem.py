@@ -1,0 +1,114 @@
+"""The filesystem: a machine, the world that it lives in, and the tree that shows it.
+
+This is what the session's operations work on. Everything runs on the loop's thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from xenfs.abi.xenfs_op import CloseHandle, OpenHandle
+from xenfs.fs.domains import Domains
+from xenfs.fs.fifos import HIDDEN, Fifos, HiddenLines
+from xenfs.fs.nodes import Directory, FixedDirectory, Owner, TextFile
+from xenfs.fs.pages import Pages
+from xenfs.fs.stream import OpenStream, TracePipe
+from xenfs.fs.work import Work
+from xenfs.hypervisor import Config, Machine
+from xenfs.hypervisor.errors import NoSuchDomain
+from xenfs.hypervisor.snapshot import frames_table
+
+if TYPE_CHECKING:
+    from xenfs.hypervisor.state import Domain
+
+ROOT_INO = 1
+
+
+class Filesystem:
+    """The mounted machine. It is the owner of everything that is no domain's."""
+
+    def __init__(self, mountpoint: str, config: Config, version: str) -> None:
+        """Make the machine and the tree; `channel` is set once the session is there."""
+        self.mountpoint, self.uid, self.gid = mountpoint, os.getuid(), os.getgid()
+        self.channel = 0
+        self.caller = 0
+        self.followers: list[OpenStream] = []
+        self._last_ino = ROOT_INO
+        self._told = 0
+        self._born = time.monotonic()
+        self.work = Work()
+        self.pages, self.fifos = Pages(self), Fifos(self)
+        self.machine = Machine(config, contents=self.pages, lines=self.fifos, clock=time.time_ns)
+        self.domains = Domains(self)
+        self.root = FixedDirectory(self, ROOT_INO, self)
+        self.root.nodes = {
+            "domains": self.domains,
+            "hypervisor": self._hypervisor(version),
+            HIDDEN: HiddenLines(self, self),
+        }
+        self.root.hidden = {HIDDEN}
+
+    def _hypervisor(self, version: str) -> Directory:
+        directory = FixedDirectory(self, self.new_ino(), self)
+        directory.nodes = {
+            "frames": TextFile(self, self, lambda: frames_table(self.machine)),
+            "pid": TextFile(self, self, lambda: f"{os.getpid()}\n"),
+            "trace": TextFile(self, self, self._trace),
+            "trace_pipe": TracePipe(self, self),
+            "uptime": TextFile(self, self, lambda: f"{time.monotonic() - self._born:.2f}\n"),
+            "version": TextFile(self, self, lambda: f"xenfs {version}\n"),
+        }
+        directory.nodes["trace"].permissions = 0o400  # it tells of every domain
+        directory.hidden = {"trace_pipe"}
+        return directory
+
+    def _trace(self) -> str:
+        return "".join(f"{record.line()}\n" for record in self.machine.trace.since(0)[1])
+
+    def new_ino(self) -> int:
+        """An inode number that nothing has had."""
+        self._last_ino += 1
+        return self._last_ino
+
+    def now(self) -> int:
+        """Nanoseconds of the system's clock."""
+        return time.time_ns()
+
+    def domid(self, domain: Domain) -> int:
+        """The domain's number, while it lives. Raises NoSuchDomain."""
+        if self.machine.state.domains.get(domain.domid) is not domain:
+            raise NoSuchDomain(f"domain {domain.domid}", "it has been destroyed")
+        return domain.domid
+
+    def frame_owner(self, frame: int) -> Owner:
+        """Whose directory a frame belongs to; the mount's owner has the frames of the dead."""
+        busy = self.machine.state.busy.get(frame)
+        if busy is not None:
+            return self.domains.node(busy.owner) if busy.owner.state != "dying" else self
+        for domain in self.machine.state.domains.values():
+            if frame in domain.frames:
+                return self.domains.node(domain)
+        return self
+
+    def open_handle(self, domain: Domain) -> int:
+        """A handle of a domain. Raises TooManyHandles, NoSuchDomain."""
+        return self.machine.call(OpenHandle(), self.domid(domain), world=True).handle
+
+    def close_handle(self, domain: Domain, handle: int) -> None:
+        """End a handle, unless the domain's death did."""
+        if handle in domain.handles:
+            self.machine.call(CloseHandle(handle=handle), self.domid(domain), world=True)
+
+    def tend(self) -> bool:
+        """What comes between requests: release a slice of what was left, tell those who follow the trace.
+
+        True while there is more to release.
+        """
+        more = self.machine.reap()
+        if self.followers and self._told != self.machine.trace.last:
+            for follower in list(self.followers):
+                follower.wake()
+        self._told = self.machine.trace.last
+        return more

@@ -1,0 +1,219 @@
+"""The subtrees of a domain that show memory: frames/, grants/, foreign/ and rings/.
+
+Under frames/, grants/ and rings/ the owner looks at its own pages. Opening a name under foreign/ *is* mapping the
+grant, and the release of that open file is unmapping it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from xenfs.abi.grant_table import GntMap, Gtf, MapGrantRef, UnmapGrantRef
+from xenfs.abi.xen import DOMID_SELF
+from xenfs.fs.nodes import Child, Directory, OpenFile, Owner, TextFile, Way
+from xenfs.fs.pages import OpenPage, Page
+
+if TYPE_CHECKING:
+    from xenfs.fs.filesystem import Filesystem
+    from xenfs.hypervisor.state import Domain, Grant
+
+
+def number(name: str) -> int:
+    """The number that a name says in the one way that we list it; -1 for any other name."""
+    digits = name.isascii() and name.isdigit() and len(name) <= 10
+    return int(name) if digits and (name == "0" or name[0] != "0") else -1
+
+
+def view(page: Page) -> Way:
+    """Open a page of one's own: looking is no mapping."""
+    return lambda _flags: OpenPage(page)
+
+
+class MemoryDirectory(Directory):
+    """A directory of one domain's, as of now."""
+
+    def __init__(self, fs: Filesystem, domain: Domain, owner: Owner) -> None:
+        """Make the inode."""
+        super().__init__(fs, fs.new_ino(), 0o755, owner)
+        self.domain = domain
+
+    def own_page(self, frame: int) -> Child:
+        """A page of the domain's own."""
+        page = self.fs.pages.page(frame, self.owner)
+        return Child(page, view(page))
+
+
+class Frames(MemoryDirectory):
+    """frames/: every frame that the domain owns, by its machine frame number."""
+
+    def child(self, name: str) -> Child | None:
+        """See Directory."""
+        frame = number(name)
+        return self.own_page(frame) if frame in self.domain.frames else None
+
+    def entries(self) -> Iterator[tuple[str, int, int]]:
+        """See Directory."""
+        for frame in self.domain.frames:
+            yield str(frame), self.fs.pages.ino(frame), stat.S_IFREG
+
+    @property
+    def links(self) -> int:
+        """No directories inside."""
+        return 2
+
+
+class Rings(MemoryDirectory):
+    """rings/: the frames that drivers have named."""
+
+    def child(self, name: str) -> Child | None:
+        """See Directory."""
+        ring = self.domain.rings.get(name)
+        return None if ring is None else self.own_page(ring.frame.number)
+
+    def entries(self) -> Iterable[tuple[str, int, int]]:
+        """See Directory."""
+        return [(n, self.fs.pages.ino(r.frame.number), stat.S_IFREG) for n, r in sorted(self.domain.rings.items())]
+
+
+class Grants(MemoryDirectory):
+    """grants/: a directory for each grant that the domain has given."""
+
+    def __init__(self, fs: Filesystem, domain: Domain, owner: Owner) -> None:
+        """Make the inode."""
+        super().__init__(fs, domain, owner)
+        self._nodes: dict[int, GrantDirectory] = {}
+
+    def _node(self, grant: Grant) -> GrantDirectory:
+        node = self._nodes.get(grant.ref)
+        if node is None or node.grant is not grant:
+            node = self._nodes[grant.ref] = GrantDirectory(self.fs, grant, self.owner)
+        return node
+
+    def child(self, name: str) -> Child | None:
+        """See Directory."""
+        grant = self.domain.grants.get(number(name))
+        return None if grant is None else Child(self._node(grant))
+
+    def entries(self) -> Iterable[tuple[str, int, int]]:
+        """See Directory."""
+        for ref in [r for r in self._nodes if r not in self.domain.grants]:
+            del self._nodes[ref]
+        return [(str(ref), self._node(g).ino, stat.S_IFDIR) for ref, g in sorted(self.domain.grants.items())]
+
+
+class GrantDirectory(Directory):
+    """grants/<gref>/: page and info."""
+
+    def __init__(self, fs: Filesystem, grant: Grant, owner: Owner) -> None:
+        """Make the inodes."""
+        super().__init__(fs, fs.new_ino(), 0o755, owner)
+        self.grant = grant
+        self._info = TextFile(fs, owner, self._text)
+
+    def _text(self) -> str:
+        grant = self.grant
+        flags = ["permit_access" if grant.type is Gtf.permit_access else "accept_transfer"]
+        flags += ["readonly"] if grant.readonly else []
+        flags += ["ending"] if grant.ending else []
+        frame = "none" if grant.frame is None else grant.frame.number
+        words = f"domid={grant.grantee} flags={'|'.join(flags)} frame={frame}"
+        return f"{words} readers={grant.readers} writers={grant.writers} maps={grant.maps}\n"
+
+    def child(self, name: str) -> Child | None:
+        """See Directory."""
+        if name == "info":
+            return Child(self._info)
+        if name != "page" or self.grant.frame is None:
+            return None
+        page = self.fs.pages.page(self.grant.frame.number, self.owner)
+        return Child(page, view(page))
+
+    def entries(self) -> Iterable[tuple[str, int, int]]:
+        """See Directory."""
+        yield "info", self._info.ino, stat.S_IFREG
+        if self.grant.frame is not None:
+            yield "page", self.fs.pages.ino(self.grant.frame.number), stat.S_IFREG
+
+
+class Foreign(MemoryDirectory):
+    """foreign/: a directory for each domain that has granted something to this one."""
+
+    def __init__(self, fs: Filesystem, domain: Domain, owner: Owner) -> None:
+        """Make the inode."""
+        super().__init__(fs, domain, owner)
+        self._nodes: dict[int, ForeignDomain] = {}
+
+    def _node(self, granter: Domain) -> ForeignDomain:
+        node = self._nodes.get(granter.domid)
+        if node is None or node.granter is not granter:
+            node = self._nodes[granter.domid] = ForeignDomain(self.fs, self.domain, granter, self.owner)
+        return node
+
+    def child(self, name: str) -> Child | None:
+        """See Directory: any domain can be looked into, so that a missing grant is told from a missing domain."""
+        granter = self.fs.machine.state.domains.get(number(name))
+        return None if granter is None else Child(self._node(granter))
+
+    def entries(self) -> Iterable[tuple[str, int, int]]:
+        """See Directory."""
+        mine = self.domain.domid
+        for domid, granter in sorted(self.fs.machine.state.domains.items()):
+            if any(g.grantee == mine and g.type is Gtf.permit_access for g in granter.grants.values()):
+                yield str(domid), self._node(granter).ino, stat.S_IFDIR
+
+
+class ForeignDomain(Directory):
+    """foreign/<domid>/: the grants of one domain to this one."""
+
+    def __init__(self, fs: Filesystem, domain: Domain, granter: Domain, owner: Owner) -> None:
+        """Make the inode."""
+        super().__init__(fs, fs.new_ino(), 0o755, owner)
+        self.domain, self.granter = domain, granter
+
+    def _grants(self) -> Iterator[Grant]:
+        for _, grant in sorted(self.granter.grants.items()):
+            ours = grant.grantee == self.domain.domid and not grant.ending
+            if ours and grant.type is Gtf.permit_access and self.granter.state != "dying":
+                yield grant
+
+    def child(self, name: str) -> Child | None:
+        """See Directory."""
+        grant = self.granter.grants.get(number(name))
+        if grant is None or grant.frame is None or self.granter.state == "dying":
+            return None
+        if grant.grantee != self.domain.domid or grant.type is not Gtf.permit_access or grant.ending:
+            raise OSError(errno.EACCES, "not granted to this domain")
+        page = self.fs.pages.page(grant.frame.number, self.fs.frame_owner(grant.frame.number))
+        return Child(page, lambda flags: self._map(grant, page, flags))
+
+    def _map(self, grant: Grant, page: Page, flags: int) -> OpenFile:
+        if self.granter.grants.get(grant.ref) is not grant:
+            raise OSError(errno.ENOENT, "the grant is gone")
+        readonly = flags & 3 == os.O_RDONLY
+        how = int(GntMap.host_map | (GntMap.readonly if readonly else GntMap(0)))
+        domid, machine = self.fs.domid(self.domain), self.fs.machine
+        dom = DOMID_SELF if self.granter is self.domain else self.fs.domid(self.granter)
+        handle = machine.call(MapGrantRef(dom=dom, ref=grant.ref, flags=how), domid, world=True).handle
+        mapping = self.domain.maps[handle]
+
+        def unmap() -> None:
+            # a domain that died has been unmapped already, and its number may be another's
+            if self.domain.maps.get(handle) is mapping:
+                machine.call(UnmapGrantRef(handle=handle), self.fs.domid(self.domain), world=True)
+
+        return OpenPage(page, unmap)
+
+    def entries(self) -> Iterable[tuple[str, int, int]]:
+        """See Directory."""
+        for grant in self._grants():
+            if grant.frame is not None:
+                yield str(grant.ref), self.fs.pages.ino(grant.frame.number), stat.S_IFREG
+
+    @property
+    def links(self) -> int:
+        """No directories inside."""
+        return 2

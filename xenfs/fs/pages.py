@@ -1,0 +1,196 @@
+"""Frames as inodes: the world's `Contents` in the kernel's page cache.
+
+A page inode is one tenure of a frame; its number is never used again. The bytes are wherever they were last: stores of
+a mapping lie in the page cache until written back to us, so what must be sure of them asks the kernel first
+(retrieve), and what changes them tells it (store). When the frame changes hands the inode is dead from that moment on:
+it can no longer be opened or read, and if somebody has it open its pages are invalidated, which writes back what is
+dirty and leaves stale mappings to fault (SIGBUS). All that runs on the work thread, never on the loop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import threading
+from functools import partial
+from typing import TYPE_CHECKING
+
+from xenfs.abi.xen import PAGE_SIZE
+from xenfs.fs import libfuse
+from xenfs.fs.nodes import Node, OpenFile, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from xenfs.fs.filesystem import Filesystem
+    from xenfs.fs.request import Request
+
+FIRST_INO = 1 << 40
+_ZEROS = bytes(PAGE_SIZE)
+_RETRIEVE_DEADLINE = 10.0
+
+
+class Page(Node):
+    """One tenure of a frame. `data` is what has been written back to us; empty means zeros."""
+
+    type = stat.S_IFREG
+    shared = True
+    attr_timeout = 3600.0
+
+    def __init__(self, fs: Filesystem, ino: int, frame: int, owner: Owner) -> None:
+        """A page of zeros."""
+        super().__init__(fs, ino, 0o666, owner)
+        self.frame = frame
+        self.data = bytearray()
+        self.dead = False
+        self.waiting: list[tuple[Request, int, int]] | None = None
+
+    @property
+    def size(self) -> int:
+        """Always a page."""
+        return PAGE_SIZE
+
+    def content(self) -> bytes:
+        """What we hold of it."""
+        return bytes(self.data) or _ZEROS
+
+    def merge(self, data: bytes, offset: int) -> None:
+        """Put bytes in."""
+        if not self.data:
+            self.data = bytearray(PAGE_SIZE)
+        self.data[offset : offset + len(data)] = data
+
+
+class OpenPage(OpenFile):
+    """A page opened by one of its names; `gone` is what its release means to the machine."""
+
+    flags = libfuse.FOPEN_KEEP_CACHE
+
+    def __init__(self, page: Page, gone: Callable[[], None] | None = None) -> None:
+        """Count the open."""
+        self._page, self._gone = page, gone
+
+    def read(self, request: Request, size: int, offset: int, nonblocking: bool) -> None:
+        """A fault or a read: an error on a dead page, which a mapping meets as SIGBUS."""
+        del nonblocking
+        page = self._page
+        if page.dead:
+            request.error(errno.EIO)
+        elif page.waiting is not None:
+            page.waiting.append((request, size, offset))
+        else:
+            request.data(page.content()[offset : offset + size])
+
+    def write(self, request: Request, data: bytes, offset: int) -> None:
+        """A writeback or a write. What a dead page still writes back is taken: it may be on its way to a new owner."""
+        room = max(0, PAGE_SIZE - offset)
+        if not room:
+            raise OSError(errno.ENOSPC, f"a page has {PAGE_SIZE} bytes")
+        self._page.merge(data[:room], offset)
+        request.written(min(len(data), room))
+
+    def release(self) -> None:
+        """See OpenFile."""
+        if self._gone is not None:
+            self._gone()
+
+
+class Pages:
+    """All page inodes of the machine, made when a name is first looked up."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        """Begin with none: every frame reads as zeros."""
+        self._fs = fs
+        self._pages: dict[int, Page] = {}
+        self._tenures: dict[int, int] = {}
+        self._replies: dict[int, tuple[threading.Event, bytearray]] = {}
+        self._last_reply = 0
+
+    def ino(self, frame: int) -> int:
+        """The inode number of a frame's tenure."""
+        return FIRST_INO * (self._tenures.get(frame, 0) + 1) + frame
+
+    def page(self, frame: int, owner: Owner) -> Page:
+        """The inode of a frame as it is owned now."""
+        page = self._pages.get(frame)
+        if page is None:
+            page = self._pages[frame] = Page(self._fs, self.ino(frame), frame, owner)
+        return page
+
+    def _end_tenure(self, frame: int) -> Page | None:
+        page = self._pages.pop(frame, None)
+        if page is not None:
+            self._tenures[frame] = self._tenures.get(frame, 0) + 1
+            page.dead = True
+        return page
+
+    def drop(self, start: int, stop: int) -> None:
+        """See Contents."""
+        few = stop - start <= len(self._pages)
+        for frame in list(range(start, stop) if few else self._pages):
+            if start <= frame < stop:
+                page = self._end_tenure(frame)
+                if page is not None and page.opens:
+                    self._fs.work.put(partial(self._invalidate, page.ino))
+
+    def move(self, frame: int) -> None:
+        """See Contents. While the old inode is written back, readers of the new one wait."""
+        old = self._end_tenure(frame)
+        if old is None:
+            return
+        new = self._pages[frame] = Page(self._fs, self.ino(frame), frame, old.owner)
+        if not old.opens:
+            new.data = old.data
+            return
+        new.waiting = []
+        work = self._fs.work
+        work.put(lambda: self._invalidate(old.ino))
+        work.then(lambda: self._arrived(old, new))
+
+    def _arrived(self, old: Page, new: Page) -> None:
+        new.data = bytearray(old.data)
+        waiting, new.waiting = new.waiting or [], None
+        for request, size, offset in waiting:
+            request.data(new.content()[offset : offset + size])
+
+    def copy(self, source: int, source_offset: int, dest: int, dest_offset: int, length: int) -> None:
+        """See Contents."""
+        fs = self._fs
+        here = self.page(source, fs.frame_owner(source))
+        there = self.page(dest, fs.frame_owner(dest))
+        fs.work.put(lambda: self._copy(here, source_offset, there, dest_offset, length))
+
+    def _copy(self, here: Page, source_offset: int, there: Page, dest_offset: int, length: int) -> None:
+        content = self._current(here)
+        piece = content[source_offset : source_offset + length]
+        there.merge(piece, dest_offset)
+        if there.lookups:
+            buffers = libfuse.memory(piece)
+            libfuse.notify_store(self._fs.channel, there.ino, dest_offset, ctypes.byref(buffers), 0)
+
+    def _current(self, page: Page) -> bytes:
+        """The bytes of a page as its mappings see them."""
+        if not page.opens:
+            return page.content()
+        self._last_reply += 1
+        cookie, arrived, data = self._last_reply, threading.Event(), bytearray()
+        self._replies[cookie] = (arrived, data)
+        code = libfuse.notify_retrieve(self._fs.channel, page.ino, PAGE_SIZE, 0, cookie)
+        if code == 0:
+            arrived.wait(_RETRIEVE_DEADLINE)
+        del self._replies[cookie]
+        return bytes(data) if len(data) == PAGE_SIZE else page.content()
+
+    def retrieved(self, cookie: int, buffers: libfuse.Bufvec) -> None:
+        """What the kernel answers to a retrieve, on the loop."""
+        arrived, data = self._replies.get(cookie or 0, (None, None))
+        if arrived is not None and data is not None:
+            data += ctypes.string_at(buffers.mem, buffers.size) if buffers.size else b""
+            arrived.set()
+
+    def _invalidate(self, ino: int) -> None:
+        code = libfuse.notify_inval_inode(self._fs.channel, ino, 0, 0)
+        if code not in (0, -errno.ENOENT):
+            raise OSError(-code, f"inode {ino}: {os.strerror(-code)}")

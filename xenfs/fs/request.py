@@ -1,0 +1,118 @@
+"""One request of the kernel's, answered exactly once."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Callable
+
+from xenfs.fs import libfuse
+
+_OPEN_OUT = struct.Struct("<QIi")  # struct fuse_open_out of linux/fuse.h: fh, open_flags, padding
+
+
+class Request:
+    """A request with its answer still to come. Answering twice is a bug here and a crash in libfuse, so it raises."""
+
+    __slots__ = ("_raw", "answered", "on_interrupt")
+
+    def __init__(self, raw: int) -> None:
+        """Take the fuse_req_t over."""
+        self._raw = raw
+        self.answered = False
+        self.on_interrupt: Callable[[], None] | None = None
+
+    @property
+    def raw(self) -> int:
+        """The fuse_req_t."""
+        return self._raw
+
+    @property
+    def tid(self) -> int:
+        """The caller's thread id; 0 for one outside our pid namespace."""
+        return int(libfuse.req_ctx(self._raw).contents.pid)
+
+    @property
+    def uid(self) -> int:
+        """The caller's user."""
+        return int(libfuse.req_ctx(self._raw).contents.uid)
+
+    def _once(self) -> int:
+        if self.answered:
+            raise RuntimeError("a request was answered twice")
+        self.answered = True
+        return self._raw
+
+    def error(self, code: int) -> None:
+        """Answer with an errno, or with 0 for a call that succeeds without data."""
+        libfuse.reply_err(self._once(), code)
+
+    def done(self) -> None:
+        """Answer success."""
+        self.error(0)
+
+    def entry(self, stat: libfuse.Stat, attr_timeout: float) -> None:
+        """Answer a lookup; the name itself is never cached, so that each open is preceded by its lookup."""
+        entry = libfuse.Entry(ino=stat.st_ino, attr=stat, attr_timeout=attr_timeout, entry_timeout=0.0)
+        libfuse.reply_entry(self._once(), ctypes.byref(entry))
+
+    def attr(self, stat: libfuse.Stat, attr_timeout: float) -> None:
+        """Answer a getattr or setattr."""
+        libfuse.reply_attr(self._once(), ctypes.byref(stat), attr_timeout)
+
+    def opened(self, fh: int, flags: int) -> None:
+        """Answer an open; packed by hand, since libfuse 2.9 does not know FOPEN_STREAM."""
+        libfuse.reply_buf(self._once(), _OPEN_OUT.pack(fh, flags, 0), _OPEN_OUT.size)
+
+    def data(self, data: bytes) -> None:
+        """Answer a read."""
+        libfuse.reply_buf(self._once(), data, len(data))
+
+    def written(self, count: int) -> None:
+        """Answer a write."""
+        libfuse.reply_write(self._once(), count)
+
+    def polled(self, events: int) -> None:
+        """Answer a poll with what is ready now."""
+        libfuse.reply_poll(self._once(), events)
+
+    def size(self, count: int) -> None:
+        """Answer an xattr call that asks how large."""
+        libfuse.reply_xattr(self._once(), count)
+
+    def statfs(self, stat: libfuse.StatVfs) -> None:
+        """Answer a statfs."""
+        libfuse.reply_statfs(self._once(), ctypes.byref(stat))
+
+    def forgotten(self) -> None:
+        """End a forget, which has no answer."""
+        libfuse.reply_none(self._once())
+
+    def park(self, on_interrupt: Callable[[], None]) -> None:
+        """Keep the request for later; when its caller is interrupted, EINTR is answered after `on_interrupt`.
+
+        The kernel waits for that answer before the signal is delivered, so it must come at once.
+        """
+        self.on_interrupt = on_interrupt
+        PARKED[self._raw] = self
+        libfuse.req_interrupt_func(self._raw, _interrupted, None)
+
+    def resume(self) -> None:
+        """Take the request off the parked ones, to answer it now."""
+        PARKED.pop(self._raw, None)
+
+
+PARKED: dict[int, Request] = {}
+"""Requests being kept, by fuse_req_t; libfuse has no room for more than the pointer in its interrupt callback."""
+
+
+def _on_interrupt(raw: int, _data: object) -> None:
+    request = PARKED.pop(raw, None)
+    if request is not None and not request.answered:
+        if request.on_interrupt is not None:
+            request.on_interrupt()
+        request.error(errno.EINTR)
+
+
+_interrupted = libfuse.INTERRUPT(_on_interrupt)
