@@ -100,6 +100,7 @@ def _copy(path: str, writer: int) -> NoReturn:
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         source = os.open(path, os.O_RDONLY)
+        os.write(writer, b"\n")
         while chunk := os.read(source, _CHUNK):
             os.write(writer, chunk)
         os._exit(0)
@@ -110,7 +111,10 @@ def _copy(path: str, writer: int) -> NoReturn:
 
 
 def stream(path: str) -> Iterator[bytes]:
-    """What a file that blocks for more gives, piece by piece, until it ends; OSError as the file has it."""
+    """A newline once a file is open, then what it gives, piece by piece, until it ends. Raises the OSError it met.
+
+    For files that block for more: whoever stops reading kills the reader.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:

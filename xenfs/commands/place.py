@@ -14,7 +14,7 @@ from xenfs.commands.failure import Unable
 
 FSTYPE = "fuse.xenfs"
 MOUNTINFO = "/proc/self/mountinfo"
-_GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV})
+GONE = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ENODEV})
 """What the kernel answers for a connection whose daemon has ended."""
 
 
@@ -83,9 +83,9 @@ def default_place() -> str:
 
 def resolve(path: str) -> str:
     """The absolute path without symlinks, as mountinfo has it, without touching what may be a mount of ours."""
-    above, name = os.path.split(os.path.abspath(path))
+    wanted = Path(path).absolute()
     try:
-        here = os.path.join(ask(lambda: os.path.realpath(above)), name)
+        here = str(Path(ask(lambda: os.path.realpath(wanted.parent)), wanted.name))
         return here if mounted_at(here) else ask(lambda: os.path.realpath(here))
     except Silent:
         raise Unable(f"{path}: a mount on the way there does not answer") from None
@@ -135,7 +135,7 @@ def examine(path: str | None) -> Place:
     except ValueError as error:
         raise Unable(f"{point}/hypervisor/pid: {error}") from error
     except OSError as error:
-        if error.errno in _GONE:
+        if error.errno in GONE:
             return Place(point, mount, Condition.STALE)
         raise Unable(f"{error.filename or point}: {error.strerror}; the mount belongs to user {mount.user}") from error
 

@@ -8,9 +8,13 @@ a view that somebody still holds reads zeros instead of faulting.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
 
 from xenfs.abi.xen import PAGE_SIZE
 
@@ -22,21 +26,53 @@ _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_
 _FAILED = ctypes.c_void_p(-1).value
 
 
+class Places(Protocol):
+    """Where pages are, gone through once: a file descriptor, which may be closed as soon as the next page is asked
+    for, and an offset in bytes."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[int, int]]: ...
+
+
+def _limit(code: int) -> str:
+    """Which limit of a process is behind a mapping that failed, and how to change it."""
+    if code == errno.ENOMEM:
+        have = len(Path("/proc/self/maps").read_bytes().splitlines())
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+        if have + 2 >= most:  # not all that the kernel counts is listed, and the other way round
+            return f"; each page is a mapping, and of those a process may have {most} (sysctl vm.max_map_count)"
+        size, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if size != resource.RLIM_INFINITY:
+            return f"; this process may have {size} bytes of address space (RLIMIT_AS, ulimit -v)"
+    return ""
+
+
+def _failure(code: int, pages: int) -> OSError:
+    return OSError(code, f"mmap of {pages} pages: {os.strerror(code)}{_limit(code)}")
+
+
 def _map_over(address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> None:
     if _libc.mmap(address, length, prot, flags | _MAP_FIXED, fd, offset) == _FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code, f"mmap of {length // PAGE_SIZE} pages: {os.strerror(code)}")
+        raise _failure(ctypes.get_errno(), length // PAGE_SIZE)
+
+
+def _reserve(size: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise _failure(error.errno or 0, size // PAGE_SIZE) from None
 
 
 class Mapped:
-    """A region: page i is at `places[i]`, a file descriptor (which may be closed afterwards) and an offset in bytes."""
+    """A region: its pages are at `places`, in that order, and stay mapped when the descriptors are closed."""
 
-    def __init__(self, places: Sequence[tuple[int, int]], *, readonly: bool = False) -> None:
-        """Map and touch all pages; raises OSError and maps none when one cannot be mapped."""
+    def __init__(self, places: Places, *, readonly: bool = False) -> None:
+        """Map and touch all pages. Raises OSError, which names the limit that was met, and then maps none."""
         size = len(places) * PAGE_SIZE
         if not size:
             raise ValueError("a region needs at least one page")
-        self._range = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._range = _reserve(size)
         anchor = ctypes.c_char.from_buffer(self._range)
         self._address, self._size = ctypes.addressof(anchor), size
         del anchor

@@ -10,8 +10,6 @@ from typing import Any
 
 import fuse as fusepy  # type: ignore[import-untyped]
 
-Stat = fusepy.c_stat
-StatVfs = fusepy.c_statvfs
 FileInfo = fusepy.fuse_file_info
 LIB = fusepy._libfuse
 
@@ -22,6 +20,21 @@ Fi = C.POINTER(FileInfo)
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_STREAM = 1, 2, 16
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 OPCODE_WRITE = 16
+
+
+class Stat(fusepy.c_stat):  # type: ignore[misc]
+    """struct stat, whole: fusepy leaves out the words at its end, and what follows it would lie 24 bytes too early."""
+
+    _fields_ = (("_reserved", C.c_long * 3),)
+
+
+class StatVfs(fusepy.c_statvfs):  # type: ignore[misc]
+    """struct statvfs, whole."""
+
+    _fields_ = (("_spare", C.c_int * 6),)
+
+
+assert (C.sizeof(Stat), C.sizeof(StatVfs)) == (144, 112), "struct stat and statvfs of x86-64 Linux"
 
 
 class Entry(C.Structure):
