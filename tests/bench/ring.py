@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import starmap
 from statistics import median
@@ -148,13 +148,24 @@ def hand_back(view: memoryview, bell: Bell, total: int) -> None:
         held.release()
 
 
-def _backend(back: End, view: memoryview, bell: Bell, total: int, cpu: int) -> NoReturn:
+Page = Callable[[], AbstractContextManager[tuple[memoryview, Callable[[], memoryview]]]]
+"""A page to share: this process's view of it, and how a child gets its own."""
+
+
+@contextmanager
+def plain_page() -> Iterator[tuple[memoryview, Callable[[], memoryview]]]:
+    """A shared anonymous mapping, which a child inherits."""
+    with mmap.mmap(-1, 4096) as page, memoryview(page) as view:
+        yield view, lambda: view
+
+
+def _backend(back: End, mapped: Callable[[], memoryview], bell: Bell, total: int, cpu: int) -> NoReturn:
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(DEADLINE)
         os.sched_setaffinity(0, {cpu})
-        back(view, bell, total)
+        back(mapped(), bell, total)
         code = 0
     finally:
         os._exit(code)
@@ -179,15 +190,15 @@ def _pinned(cpu: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def echo(front: End, back: End, cpus: tuple[int, int], total: int) -> float:
+def echo(front: End, back: End, cpus: tuple[int, int], total: int, page: Page = plain_page) -> float:
     """Requests per second of one run of `total`, the frontend on the first CPU and the backend on the second."""
     bells = [os.eventfd(0) for _ in range(2)]
     try:
-        with mmap.mmap(-1, 4096) as page, memoryview(page) as view, _pinned(cpus[0]):
+        with page() as (view, mapped), _pinned(cpus[0]):
             view[:ENTRIES] = HEADER.pack(0, 1, 0, 1)
             child = os.fork()
             if not child:
-                _backend(back, view, Bell(bells[1], bells[0]), total, cpus[1])
+                _backend(back, mapped, Bell(bells[1], bells[0]), total, cpus[1])
             try:
                 began = perf_counter()
                 front(view, Bell(bells[0], bells[1]), total)

@@ -42,6 +42,7 @@ ROOMS = {
     "xenfs.xenbus": DRIVER,
     "xenfs.testing": Room((*LOW, *MODELS, "xenfs.testing")),
     "xenfs.cli": FRONT,
+    "xenfs.commands": FRONT,
     "xenfs.demo": FRONT,
     "xenfs.reference": FRONT,
     "drivers": Room((*DRIVER.may, "drivers"), never=(INPROCESS,)),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +83,61 @@ def test_a_page_that_cannot_be_mapped_maps_none(memfd: int) -> None:
     assert mapped_pages(memfd) == 0
     with pytest.raises(ValueError, match="at least one page"):
         Mapped([])
+
+
+def test_descriptors_may_close_as_soon_as_the_next_page_is_asked_for(memfd: int) -> None:
+    class Files:
+        """Opens each page anew, one at a time."""
+
+        opened = 0
+
+        def __len__(self) -> int:
+            return 300
+
+        def __iter__(self) -> Iterator[tuple[int, int]]:
+            for page in range(300):
+                fd = os.open(f"/proc/self/fd/{memfd}", os.O_RDWR)
+                yield fd, page % 4 * PAGE_SIZE
+                os.close(fd)
+                self.opened += 1
+
+    os.pwrite(memfd, b"\x07", 3 * PAGE_SIZE)
+    files = Files()
+    with Mapped(files) as view:
+        assert files.opened == 300
+        assert view[299 * PAGE_SIZE] == 7
+        assert mapped_pages(memfd) == 300
+    assert mapped_pages(memfd) == 0
+
+
+LIMITS = {
+    "vm.max_map_count": "pages = int(open('/proc/sys/vm/max_map_count').read()) + 9",
+    "RLIMIT_AS": "pages = 1 << 20; resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))",
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_that_is_met_is_named_and_nothing_stays_mapped(limit: str) -> None:
+    program = f"""
+import os, resource
+from xenfs.domain.mapping import Mapped
+memfd = os.memfd_create("test")
+os.ftruncate(memfd, 4096)
+{LIMITS[limit]}
+try:
+    Mapped([(memfd, 0)] * pages)
+except OSError as error:
+    print(error)
+with Mapped([(memfd, 0)] * 1000):
+    pass
+print(sum("memfd:test" in line for line in open("/proc/self/maps")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    refused, left = done.stdout.splitlines()
+    assert refused.startswith("[Errno 12] mmap of ")
+    assert limit in refused
+    assert left == "0"
 
 
 def test_a_child_does_not_inherit_the_pages(memfd: int) -> None:

@@ -181,7 +181,7 @@ class GetVersion(Wire):
 @wire("struct gnttab_swap_grant_ref", 12, header=_HEADER)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwapGrantRef(Wire):
-    """Exchange two entries of the caller's; neither may be in use."""
+    """Exchange two entries of the caller's, which nobody may map."""
 
     ref_a: U32
     ref_b: U32

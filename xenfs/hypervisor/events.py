@@ -13,14 +13,13 @@ from xenfs.abi.event_channel import PortState
 from xenfs.abi.xen import DOMID_SELF, NR_VIRQS, PER_DOMAIN_VIRQS, PER_VCPU_VIRQS, Virq
 from xenfs.hypervisor import frames
 from xenfs.hypervisor.errors import BadPort, Invalid, NoFreePort, NoSuchVcpu, VirqElsewhere, VirqTaken
-from xenfs.hypervisor.numbers import Numbers
 from xenfs.hypervisor.state import Caller, Domain, Handle, Port, State
 
 
 def lookup(domain: Domain, number: int) -> Port:
     """The allocated port of that number. Raises BadPort."""
     port = domain.ports.get(number)
-    if port is None:
+    if port is None or port.handle.closed:
         raise BadPort(f"port {number} of {domain}", "it is not allocated")
     return port
 
@@ -76,6 +75,9 @@ def bind_virq(state: State, caller: Caller, request: ec.BindVirq) -> dict[str, i
     _vcpu(domain, vcpu)
     if virq not in PER_VCPU_VIRQS | PER_DOMAIN_VIRQS and domain.domid:
         raise VirqElsewhere(f"virq {virq}", "it is global and belongs to domain 0")
+    bound = domain.virqs.get((virq, vcpu))
+    if bound is not None and bound.handle.closed:
+        release(state, bound)
     if (virq, vcpu) in domain.virqs:
         raise VirqTaken(f"virq {virq} of {domain}", f"port {domain.virqs[virq, vcpu].number} has it")
     port = _open(state, domain, caller.handle, PortState.virq)
@@ -99,8 +101,8 @@ def bind_ipi(state: State, caller: Caller, request: ec.BindIpi) -> dict[str, int
 
 def bind_vcpu(_state: State, caller: Caller, request: ec.BindVcpu) -> dict[str, int]:
     """Move a port's events to another vcpu."""
-    port = lookup(caller.domain, request.port)
     _vcpu(caller.domain, request.vcpu)
+    port = lookup(caller.domain, request.port)
     if port.state is PortState.ipi or (port.state is PortState.virq and port.virq in PER_VCPU_VIRQS):
         raise BadPort(f"{port}", "its events belong to one vcpu for good")
     port.vcpu = request.vcpu
@@ -125,7 +127,7 @@ def status(state: State, caller: Caller, request: ec.Status) -> dict[str, int]:
     if not 1 <= request.port <= domain.limits.ports:
         raise BadPort(f"port {request.port} of {domain}", "there is no such number", request.port, domain.limits.ports)
     port = domain.ports.get(request.port)
-    if port is None:
+    if port is None or port.handle.closed:
         return {"status": PortState.closed}
     answer = {"status": int(port.state), "vcpu": port.vcpu}
     if port.state in (PortState.unbound, PortState.interdomain):
@@ -158,24 +160,10 @@ def release(state: State, port: Port) -> None:
         domain.port_numbers.give(port.number)
     if port.peer is not None:
         port.peer.state, port.peer.peer = PortState.unbound, None
-    if domain.virqs.get((port.virq, port.vcpu)) is port:
-        del domain.virqs[port.virq, port.vcpu]
+    for line in [line for line, bound in domain.virqs.items() if bound is port]:
+        del domain.virqs[line]
     port.state, port.peer = PortState.closed, None
     state.lines.closed(port.line)
-
-
-def reset(state: State, caller: Caller, request: ec.Reset) -> dict[str, int]:
-    """Take all ports from a domain at once; releasing them goes on in slices, as Xen's preemptible reset does."""
-    domain = frames.target(state, caller, request.dom)
-    gone = Handle(-1, domain, closed=True)
-    for port in domain.ports.values():
-        port.handle.owns.pop(port, None)
-        port.handle = gone
-        gone.owns[port] = None
-    domain.ports, domain.virqs = {}, {}
-    domain.port_numbers = Numbers(1, domain.limits.ports)
-    state.closing.append(gone)
-    return {}
 
 
 def raise_virq(state: State, caller: Caller, request: op.RaiseVirq) -> dict[str, int]:
@@ -184,7 +172,7 @@ def raise_virq(state: State, caller: Caller, request: op.RaiseVirq) -> dict[str,
     if request.virq >= NR_VIRQS:
         raise Invalid(f"virq {request.virq}", "there is no such virtual interrupt", request.virq, NR_VIRQS)
     port = domain.virqs.get((request.virq, request.vcpu))
-    if port is not None:
+    if port is not None and not port.handle.closed:
         state.lines.raised(port.line)
     return {}
 

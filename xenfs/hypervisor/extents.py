@@ -83,6 +83,16 @@ class Extents:
         """Take out one number that is in the set."""
         self.remove(number, number + 1)
 
+    def take_run(self, most: int) -> tuple[int, int]:
+        """Take out the highest run, or its upper end when it is longer than `most`. Raises IndexError when empty."""
+        start, stop = self._starts[-1], self._stops[-1]
+        if stop - start <= most:
+            del self._starts[-1], self._stops[-1]
+        else:
+            start = self._stops[-1] = stop - most
+        self.count -= stop - start
+        return start, stop
+
     def take(self, count: int) -> list[tuple[int, int]]:
         """Take out the `count` lowest numbers, of at least as many; answers their runs."""
         taken: list[tuple[int, int]] = []

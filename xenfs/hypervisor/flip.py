@@ -12,7 +12,7 @@ from xenfs.abi import xenfs_op as op
 from xenfs.abi.grant_table import Gtf
 from xenfs.abi.xen import DOMID_SELF
 from xenfs.hypervisor import frames, grants
-from xenfs.hypervisor.errors import BadGrantRef, GrantRefused, NoHeadroom
+from xenfs.hypervisor.errors import GrantRefused, NoHeadroom
 from xenfs.hypervisor.state import Caller, Domain, Grant, State
 
 
@@ -26,10 +26,8 @@ def accept_transfer(state: State, caller: Caller, request: op.AcceptTransfer) ->
 
 def _offer(receiver: Domain, ref: int, sender: Domain) -> Grant:
     where = f"grant {ref} of {receiver}"
-    if ref >= receiver.refs.first + receiver.limits.grants:
-        raise BadGrantRef(where, "the table ends before", ref, receiver.limits.grants)
     grant = receiver.grants.get(ref)
-    if grant is None or grant.type is not Gtf.accept_transfer:
+    if grant is None or grant.handle.closed or grant.type is not Gtf.accept_transfer:
         raise GrantRefused(where, "it accepts no transfer")
     if grant.grantee != sender.domid:
         raise GrantRefused(where, f"it accepts no transfer from domain {sender.domid}")

@@ -60,8 +60,8 @@ def settle(state: State, frame: Frame) -> None:
 
 
 def forget_if_empty(state: State, domain: Domain) -> None:
-    """Strike a dead domain off the dying once it owns nothing more."""
-    if not domain.frames and domain in state.dying:
+    """Strike a dead domain off the dying once all it had is released and it owns nothing more."""
+    if domain.released and not domain.frames:
         state.dying.remove(domain)
 
 
@@ -78,7 +78,7 @@ def let_go(state: State, frame: Frame) -> None:
     if frame.holder is not None:
         frame.holder.owns.pop(frame, None)
         frame.holder = None
-    if not frame.use:
+    if not frame.use and frame.owner.state != "dying":
         state.contents.drop(frame.number, frame.number + 1)
     settle(state, frame)
 
@@ -125,11 +125,18 @@ def grow(state: State, domain: Domain, count: int) -> None:
 
 
 def shrink(state: State, domain: Domain, count: int) -> None:
-    """Give `count` idle frames of a domain, of at least as many, back to the machine."""
-    for start, stop in domain.idle.take(count):
-        domain.frames.remove(start, stop)
-        state.contents.drop(start, stop)
-        state.free.add(start, stop)
+    """Give `count` idle frames of a domain, of at least as many, back to the machine: the highest ones."""
+    while count > 0:
+        count -= shrink_run(state, domain, count)
+
+
+def shrink_run(state: State, domain: Domain, most: int) -> int:
+    """Give one run of idle frames, at most `most`, back to the machine; how many they were."""
+    start, stop = domain.idle.take_run(most)
+    domain.frames.remove(start, stop)
+    state.contents.drop(start, stop)
+    state.free.add(start, stop)
+    return stop - start
 
 
 def settle_balance(state: State, handle: Handle) -> None:
@@ -224,11 +231,15 @@ def name_ring(state: State, caller: Caller, request: op.NameRing) -> dict[str, i
     words = name.split("-")
     if len(words) < 3 or not all(w.isalnum() and w == w.lower() for w in words):
         raise Invalid(f"ring name {name!r}", "must be <device>-<n>-<ring> in lower case, such as vif-0-tx")
+    if name in domain.rings and domain.rings[name].handle.closed:
+        forget_ring(state, domain.rings[name])
     if name in domain.rings:
         raise NameTaken(f"ring {name} of {domain}", f"it names frame {domain.rings[name].frame.number}")
     owned(domain, request.frame)
     known = state.busy.get(request.frame)
-    if known is not None and known.ring is not None:
+    if known is not None and known.ring is not None and known.ring.handle.closed:
+        forget_ring(state, known.ring)
+    elif known is not None and known.ring is not None:
         raise FrameInUse(f"{known}", f"it is ring {known.ring.name} already")
     frame = busy(state, domain, request.frame)
     frame.ring = domain.rings[name] = Ring(name, frame, caller.handle)

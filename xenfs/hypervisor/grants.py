@@ -52,13 +52,19 @@ def lookup(domain: Domain, ref: int) -> Grant:
     return grant
 
 
+def in_table(domain: Domain, ref: int) -> None:
+    """Raise BadGrantRef beyond the table."""
+    size = domain.refs.first + domain.limits.grants
+    if ref >= size:
+        raise BadGrantRef(f"grant {ref} of {domain}", "beyond the end of the table", ref, size)
+
+
 def permitted(granter: Domain, ref: int, grantee: Domain) -> Grant:
     """The entry, if it lets `grantee` at a frame now. Raises BadGrantRef beyond the table, else GrantRefused."""
-    if ref >= granter.refs.first + granter.limits.grants:
-        raise BadGrantRef(f"grant {ref} of {granter}", "the table ends before", ref, granter.limits.grants)
+    in_table(granter, ref)
     where = f"grant {ref} of {granter}"
     grant = granter.grants.get(ref)
-    if grant is None or grant.ending:
+    if grant is None or grant.ending or grant.handle.closed:
         raise GrantRefused(where, "the entry is not in use")
     if grant.type is not Gtf.permit_access:
         raise GrantRefused(where, "it accepts a transfer, it grants no access")
@@ -103,6 +109,8 @@ def grant_access(state: State, caller: Caller, request: op.GrantAccess) -> dict[
 
 def end_access(state: State, caller: Caller, request: op.EndAccess) -> dict[str, int]:
     """Revoke."""
+    if request.flags & ~1:
+        raise Invalid(f"flags {request.flags:#x}", "only defer (1) is allowed")
     grant = lookup(caller.domain, request.ref)
     if grant.type is not Gtf.permit_access:
         raise GrantRefused(f"{grant}", "it accepts a transfer: use end_transfer")
@@ -201,18 +209,16 @@ def get_version(state: State, caller: Caller, request: gt.GetVersion) -> dict[st
 
 
 def swap_grant_ref(_state: State, caller: Caller, request: gt.SwapGrantRef) -> dict[str, int]:
-    """Exchange two entries that nobody maps; either may be empty."""
+    """Exchange two entries in use that nobody maps; an entry with itself is exchanged for nothing."""
     domain, a, b = caller.domain, request.ref_a, request.ref_b
-    end_of_table = domain.refs.first + domain.limits.grants
-    for ref in (a, b):
-        if ref >= end_of_table:
-            raise BadGrantRef(f"grant {ref} of {domain}", "the table ends before", ref, domain.limits.grants)
-        grant = domain.grants.get(ref)
-        if grant is None:
-            raise BadGrantRef(f"grant {ref} of {domain}", "the entry is not in use")
+    in_table(domain, a)
+    in_table(domain, b)
+    if a == b:
+        return {}
+    one, other = lookup(domain, a), lookup(domain, b)
+    for grant in (one, other):
         if grant.maps:
             raise GrantInUse(f"{grant}", f"domain {grant.grantee} maps it {grant.maps} times")
-    one, other = domain.grants[a], domain.grants[b]
     one.ref, other.ref = b, a
     domain.grants[a], domain.grants[b] = other, one
     return {}

@@ -1,8 +1,8 @@
 """Beginnings and ends: domains, handles, and the reaper that releases what they leave.
 
-Ending a handle or a domain takes its names away at once, then releases its resources last allocated first, at most
-`Config.slice` in one go; the rest waits in `State.closing` for `reap`, so that a guest with a million grants cannot
-hold up the machine by dying (XSA-380).
+Ending a handle or a domain makes all it has count as gone at once, then releases it last allocated first, at most
+`Config.slice` resources in one go. The rest waits in `State.closing` for `reap`, so that a guest with a million grants
+cannot hold up the machine by dying (XSA-380).
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import Any
 
 from xenfs.abi import xenfs_op as op
+from xenfs.abi.event_channel import Reset
 from xenfs.abi.xen import DOMID_FIRST_RESERVED, NO_DOMID
 from xenfs.hypervisor import events, frames, grants
 from xenfs.hypervisor.errors import DomainExists, Invalid, NameTaken, NoSuchHandle, NotPermitted, TooManyHandles
+from xenfs.hypervisor.numbers import Numbers
 from xenfs.hypervisor.state import Caller, Domain, Frame, Grant, Handle, Mapping, Port, Ring, State
 
 RELEASE: dict[type[Any], Callable[[State, Any], None]] = {
@@ -44,6 +46,8 @@ def create_domain(state: State, caller: Caller, request: op.CreateDomain) -> dic
     domid = _free_domid(state) if request.dom == NO_DOMID else request.dom
     if domid >= DOMID_FIRST_RESERVED:
         raise Invalid(f"domain {domid}", "the number is reserved", domid, DOMID_FIRST_RESERVED - 1)
+    if request.max_frames > state.config.frames:
+        raise Invalid(f"domain {domid}", "the machine has not so many frames", request.max_frames, state.config.frames)
     if domid in state.domains:
         raise DomainExists(f"domain {domid}", f"it exists and is called {state.domains[domid].name}")
     add_domain(state, domid, request)
@@ -128,6 +132,21 @@ def _end(state: State, handle: Handle) -> None:
     state.closing.append(handle)
 
 
+def reset(state: State, caller: Caller, request: Reset) -> dict[str, int]:
+    """Take all ports from a domain at once; releasing them goes on in slices, as Xen's preemptible reset does."""
+    domain = frames.target(state, caller, request.dom)
+    gone = Handle(-1, domain, closed=True)
+    for port in domain.ports.values():
+        port.handle.owns.pop(port, None)
+        port.handle = gone
+        gone.owns[port] = None
+    domain.ports, domain.virqs = {}, {}
+    domain.port_numbers = Numbers(1, domain.limits.ports)
+    state.closing.append(gone)
+    reap_slice(state, state.config.slice)
+    return {}
+
+
 def reap(state: State, _caller: Caller, request: op.Reap) -> dict[str, int]:
     """Release more of what is waiting."""
     reap_slice(state, request.budget)
@@ -135,7 +154,7 @@ def reap(state: State, _caller: Caller, request: op.Reap) -> dict[str, int]:
 
 
 def reap_slice(state: State, budget: int) -> None:
-    """Release at most `budget` resources, first closed first; a handle that is empty is done with for nothing."""
+    """Release at most `budget` resources, first closed first; an empty handle costs nothing."""
     while state.closing:
         handle = state.closing[0]
         while handle.owns:
@@ -144,14 +163,15 @@ def reap_slice(state: State, budget: int) -> None:
             budget -= 1
             resource, _ = handle.owns.popitem()
             RELEASE[type(resource)](state, resource)
-        state.closing.popleft()
-        if handle is handle.domain.root:
-            _bury(state, handle.domain)
-        elif handle.domain.state != "dying":
+        domain = handle.domain
+        if handle is domain.root:
+            while domain.idle:
+                if budget <= 0:
+                    return
+                budget -= 1
+                frames.shrink_run(state, domain, len(domain.idle))
+            domain.released = True
+            frames.forget_if_empty(state, domain)
+        elif domain.state != "dying":
             frames.settle_balance(state, handle)
-
-
-def _bury(state: State, domain: Domain) -> None:
-    """Give a dead domain's idle frames back; what peers still map keeps it among the dying."""
-    frames.shrink(state, domain, len(domain.idle))
-    frames.forget_if_empty(state, domain)
+        state.closing.popleft()

@@ -60,11 +60,17 @@ def domain_snapshot(domain: Domain) -> dict[str, Any]:
         "idle": domain.idle.runs(),
         "grants": {ref: _grant(g) for ref, g in sorted(domain.grants.items())},
         "maps": {
-            n: {"domid": m.grant.domain.domid, "ref": m.grant.ref, "frame": m.frame.number, "readonly": m.readonly}
+            n: {
+                "domid": m.grant.domain.domid,
+                "ref": m.grant.ref,
+                "frame": m.frame.number,
+                "readonly": m.readonly,
+                "handle": m.handle.number,
+            }
             for n, m in sorted(domain.maps.items())
         },
         "ports": {n: _port(p) for n, p in sorted(domain.ports.items())},
-        "rings": {name: ring.frame.number for name, ring in sorted(domain.rings.items())},
+        "rings": {name: (r.frame.number, r.handle.number) for name, r in sorted(domain.rings.items())},
         "handles": {n: {"owns": len(h.owns), "balance": h.balance} for n, h in sorted(domain.handles.items())},
     }
 
@@ -80,7 +86,7 @@ def snapshot(machine: Machine) -> dict[str, Any]:
         },
         "domains": {n: domain_snapshot(d) for n, d in sorted(state.domains.items())},
         "dying": [domain_snapshot(d) for d in state.dying],
-        "closing": [len(h.owns) for h in state.closing],
+        "closing": [(h.number, h.domain.domid, len(h.owns), h.balance) for h in state.closing],
     }
 
 

@@ -47,6 +47,8 @@ class Config:
 class Handle:
     """An open file that owns what was allocated through it.
 
+    From the moment it is `closed` what it owns counts as gone, though releasing that may take a while.
+
     `owns` is in order of allocation. `balance` is how many frames more the domain owns because of this handle
     (ballooned in, received) than it gave away through it; closing the handle settles it.
     """
@@ -163,7 +165,11 @@ Resource = Frame | Ring | Grant | Mapping | Port
 
 @dataclass(slots=True, eq=False)
 class Domain:
-    """A domain: what it owns and what of that is in use. `idle` is what it owns of frames nobody has a hold on."""
+    """A domain: what it owns and what of that is in use.
+
+    `idle` is what it owns of frames nobody has a hold on. A dead domain is `released` when everything but the frames
+    that peers map is.
+    """
 
     domid: int
     name: str
@@ -173,6 +179,7 @@ class Domain:
     frames: Extents = field(default_factory=Extents)
     idle: Extents = field(default_factory=Extents)
     state: str = "running"
+    released: bool = False
     vcpus: int = 1
     grants: dict[int, Grant] = field(default_factory=dict)
     maps: dict[int, Mapping] = field(default_factory=dict)
