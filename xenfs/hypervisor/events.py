@@ -180,5 +180,5 @@ def raise_virq(state: State, caller: Caller, request: op.RaiseVirq) -> dict[str,
 def domain_exception(state: State) -> None:
     """Tell domain 0 that some domain has stopped or gone (VIRQ_DOM_EXC)."""
     port = state.domains[0].virqs.get((Virq.DOM_EXC, 0))
-    if port is not None:
+    if port is not None and not port.handle.closed:
         state.lines.raised(port.line)

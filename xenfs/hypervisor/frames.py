@@ -231,16 +231,17 @@ def name_ring(state: State, caller: Caller, request: op.NameRing) -> dict[str, i
     words = name.split("-")
     if len(words) < 3 or not all(w.isalnum() and w == w.lower() for w in words):
         raise Invalid(f"ring name {name!r}", "must be <device>-<n>-<ring> in lower case, such as vif-0-tx")
-    if name in domain.rings and domain.rings[name].handle.closed:
-        forget_ring(state, domain.rings[name])
-    if name in domain.rings:
-        raise NameTaken(f"ring {name} of {domain}", f"it names frame {domain.rings[name].frame.number}")
+    named = domain.rings.get(name)
+    if named is not None and not named.handle.closed:
+        raise NameTaken(f"ring {name} of {domain}", f"it names frame {named.frame.number}")
     owned(domain, request.frame)
     known = state.busy.get(request.frame)
-    if known is not None and known.ring is not None and known.ring.handle.closed:
-        forget_ring(state, known.ring)
-    elif known is not None and known.ring is not None:
-        raise FrameInUse(f"{known}", f"it is ring {known.ring.name} already")
+    other = known.ring if known is not None else None
+    if other is not None and not other.handle.closed:
+        raise FrameInUse(f"{known}", f"it is ring {other.name} already")
+    for stale in (named, other if other is not named else None):
+        if stale is not None:
+            forget_ring(state, stale)
     frame = busy(state, domain, request.frame)
     frame.ring = domain.rings[name] = Ring(name, frame, caller.handle)
     caller.handle.owns[frame.ring] = None

@@ -1,0 +1,85 @@
+"""Keeps a daemon for tests, as a process of its own: `python -m tests.conformance.warden MOUNTPOINT FRAMES`.
+
+A client of a hung daemon hangs in the kernel, where no timeout of its own can reach it. So somebody else must kill the
+daemon: this does, when what was announced by a line `arm SECONDS` is not followed by `rest` in time. It says
+`ready PID` when the mount answers, and `resting` or `dead` to each `rest`; at the end of its input it ends the daemon
+and removes the mount, so that nothing is left when pytest itself is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+
+START_SECONDS = 30
+END_SECONDS = 5
+
+
+def say(words: str) -> None:
+    sys.stdout.write(words + "\n")
+    sys.stdout.flush()
+
+
+def start(mountpoint: str, frames: str) -> subprocess.Popen[bytes]:
+    """Start the daemon and wait until it is ready; it is killed when it is not in time."""
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "xenfs.daemon", mountpoint, "--frames", frames, "--ready-fd", str(writer)]
+    daemon = subprocess.Popen(command, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    os.close(writer)
+    ready, _, _ = select.select([reader], [], [], START_SECONDS)
+    if ready and os.read(reader, 3) == b"ok\n":
+        say(f"ready {daemon.pid}")
+    else:
+        daemon.kill()
+        say("failed")
+    os.close(reader)
+    return daemon
+
+
+def guard(daemon: subprocess.Popen[bytes]) -> None:
+    """Follow the lines of standard input until it ends."""
+    deadline: float | None = None
+    pending = b""
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select([0], [], [], left)
+        if not ready:
+            daemon.kill()
+            daemon.wait()
+            deadline = None
+            continue
+        data = os.read(0, 4096)
+        if not data:
+            return
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            word, _, seconds = line.partition(b" ")
+            deadline = time.monotonic() + float(seconds) if word == b"arm" else None
+            if word == b"rest":
+                say("resting" if daemon.poll() is None else "dead")
+
+
+def end(daemon: subprocess.Popen[bytes], mountpoint: str) -> None:
+    """End the daemon by asking, then by force, and take the mount away."""
+    daemon.terminate()
+    try:
+        daemon.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+    subprocess.run(["umount", "-l", mountpoint], check=False, capture_output=True, timeout=END_SECONDS)
+
+
+def main(mountpoint: str, frames: str) -> None:
+    daemon = start(mountpoint, frames)
+    try:
+        guard(daemon)
+    finally:
+        end(daemon, mountpoint)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
