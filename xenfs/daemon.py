@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import resource
-import selectors
+import select
 import signal
 import sys
 import time
@@ -86,33 +87,36 @@ class Daemon:
         work.start()
         work.put(lambda: open_writeback(self.fs.mountpoint))
         work.then(ready)
-        with _signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.stop) as woken:
-            with selectors.DefaultSelector() as selector:
-                for fd in (self.session.fd, work.fd, woken):
-                    selector.register(fd, selectors.EVENT_READ)
-                self._loop(selector)
-                self._let_go(selector)
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        with _signals(signals, self.stop) as woken, select.epoll() as poller:
+            for fd in (self.session.fd, work.fd, woken):
+                poller.register(fd, select.EPOLLIN)
+            self._loop(poller)
+            self._let_go(poller)
         work.stop(STOP_DEADLINE)
         self.session.close()
 
-    def _turn(self, selector: selectors.BaseSelector, timeout: float | None) -> bool:
-        selector.select(timeout)
-        alive = self.session.serve()
-        self.fs.work.collect()
+    def _turn(self, poller: select.epoll, timeout: float | None) -> bool:
+        alive = True
+        for fd, _ in poller.poll(timeout):
+            if fd == self.session.fd:
+                alive = self.session.serve()
+            elif fd == self.fs.work.fd:
+                self.fs.work.collect()
         return alive
 
-    def _loop(self, selector: selectors.BaseSelector) -> None:
+    def _loop(self, poller: select.epoll) -> None:
         more = False
-        while not self._stopping and self._turn(selector, 0 if more else None):
+        while not self._stopping and self._turn(poller, 0 if more else None):
             more = self.fs.tend()
 
-    def _let_go(self, selector: selectors.BaseSelector) -> None:
+    def _let_go(self, poller: select.epoll) -> None:
         """Close the FIFOs, which keep the mount busy; the work that this is may need us to answer meanwhile."""
         done: list[bool] = []
         self.fs.fifos.close()
         self.fs.work.then(lambda: done.append(True))
         deadline = time.monotonic() + STOP_DEADLINE
-        while not done and time.monotonic() < deadline and self._turn(selector, STOP_DEADLINE):
+        while not done and time.monotonic() < deadline and self._turn(poller, STOP_DEADLINE):
             pass
 
 
@@ -132,6 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.write(words.ready_fd, f"{line}\n".encode())
             os.close(words.ready_fd)
 
+    # what is there now stays; the tree of a large machine should not be walked again and again
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor for each port

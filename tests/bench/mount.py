@@ -9,6 +9,7 @@ import ctypes
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from tests.bench.ring import Page, echo, library_back, library_front, plain_page
 from tests.conformance.world import Mount
 from xenfs.abi.grant_table import GntStatus
 from xenfs.domain.mounted import MountedDomain
+from xenfs.domain.mounted.events import MountedChannel
 
 DEADLINE = 30
 
@@ -37,23 +39,14 @@ class Bell(Protocol):
     def notify(self) -> None: ...
 
 
-class EventFd:
-    """The same wrapper over two raw eventfds: wait polls, then drains."""
+class EventFd(MountedChannel):
+    """The very same wrapper over two raw eventfds."""
 
-    def __init__(self, own: int, peer: int) -> None:
-        self._own, self._peer = own, peer
+    EVENT = struct.pack("=Q", 1)
 
-    def wait(self, timeout: float | None = None) -> bool:
-        poll = select.poll()
-        poll.register(self._own, select.POLLIN)
-        poll.poll(None if timeout is None else timeout * 1000)
-        try:
-            return os.eventfd_read(self._own) > 0
-        except BlockingIOError:
-            return False
-
-    def notify(self) -> None:
-        os.eventfd_write(self._peer, 1)
+    def __init__(self, domain: MountedDomain, own: int, peer: int) -> None:
+        self._take(domain, own)
+        self._notify = peer
 
 
 def _child(work: Callable[[], None], cpu: int) -> int:
@@ -120,7 +113,7 @@ def events(root: Path, rounds: int = 20_000) -> list[Figure]:
         b.drain()
         for _ in range(5):
             ours.append(round_trip(a, lambda: b, rounds, cpu))
-            raw.append(round_trip(EventFd(one, two), lambda: EventFd(two, one), rounds, cpu))
+            raw.append(round_trip(EventFd(here, one, two), lambda: EventFd(there, two, one), rounds, cpu))
     os.close(one)
     os.close(two)
     ratio = median(x / y for x, y in zip(ours, raw, strict=True))

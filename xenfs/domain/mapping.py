@@ -35,10 +35,10 @@ class Places(Protocol):
     def __iter__(self) -> Iterator[tuple[int, int]]: ...
 
 
-def _limit(code: int) -> str:
-    """Which limit of a process is behind a mapping that failed, and how to change it."""
+def _limit(code: int | None, mapped: int) -> str:
+    """Which limit of a process made a mapping fail when it had `mapped` pages, since unmapped, and how to change it."""
     if code == errno.ENOMEM:
-        have = len(Path("/proc/self/maps").read_bytes().splitlines())
+        have = len(Path("/proc/self/maps").read_bytes().splitlines()) + mapped
         most = int(Path("/proc/sys/vm/max_map_count").read_text())
         if have + 2 >= most:  # not all that the kernel counts is listed, and the other way round
             return f"; each page is a mapping, and of those a process may have {most} (sysctl vm.max_map_count)"
@@ -48,8 +48,8 @@ def _limit(code: int) -> str:
     return ""
 
 
-def _failure(code: int, pages: int) -> OSError:
-    return OSError(code, f"mmap of {pages} pages: {os.strerror(code)}{_limit(code)}")
+def _failure(code: int, pages: int, limit: str = "") -> OSError:
+    return OSError(code, f"mmap of {pages} pages: {os.strerror(code)}{limit}")
 
 
 def _map_over(address: int, length: int, prot: int, flags: int, fd: int, offset: int) -> None:
@@ -61,7 +61,8 @@ def _reserve(size: int) -> mmap.mmap:
     try:
         return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except OSError as error:
-        raise _failure(error.errno or 0, size // PAGE_SIZE) from None
+        code = error.errno or 0
+        raise _failure(code, size // PAGE_SIZE, _limit(code, 0)) from None
 
 
 class Mapped:
@@ -77,13 +78,18 @@ class Mapped:
         self._address, self._size = ctypes.addressof(anchor), size
         del anchor
         prot = mmap.PROT_READ if readonly else mmap.PROT_READ | mmap.PROT_WRITE
+        mapped = 0
         try:
             for at, (fd, offset) in zip(range(self._address, self._address + size, PAGE_SIZE), places, strict=True):
                 _map_over(at, PAGE_SIZE, prot, mmap.MAP_SHARED, fd, offset)
+                mapped += 1
             self._range.madvise(mmap.MADV_DONTFORK)
             self._range.madvise(_MADV_POPULATE_READ if readonly else _MADV_POPULATE_WRITE)
-        except OSError:
-            self._range.close()
+        except OSError as error:
+            self._range.close()  # first, since to find out the limit takes memory too
+            limit = _limit(error.errno, mapped)
+            if limit:
+                raise OSError(error.errno, f"{error.strerror}{limit}") from None
             raise
         whole = memoryview(self._range)
         self._view = whole.toreadonly() if readonly else whole

@@ -1,7 +1,9 @@
 """Memory as a driver has it: frames by number, regions to reach their bytes, grants by reference.
 
-Everything takes and gives several at once, since a batch costs hardly more than one. A call either does all it was
-asked or raises Refused and does nothing, but for those that answer a status for each.
+Everything takes and gives several at once, since a batch costs hardly more than one. A call that takes or maps
+something (alloc, grant, map, accept_transfer, increase_reservation) gets all it asked for or raises Refused and gets
+nothing. One that gives back (free, end_access, end_transfer, decrease_reservation) tries each and then raises the first
+refusal; the others stand. Where each has a status of its own, that is the answer.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class Memory(Protocol):
         """Balloon zeroed frames in, held. ENOMEM when the machine has no more or the domain may own no more."""
 
     def decrease_reservation(self, frames: Sequence[int]) -> None:
-        """Balloon frames out. EBUSY, EINVAL; those before the refused one are gone."""
+        """Balloon frames out. EBUSY, EINVAL."""
 
     def name_ring(self, name: str, frame: int) -> None:
         """Show a frame under rings/ as `<device>-<n>-<ring>`. EINVAL, EEXIST, EBUSY."""

@@ -1,7 +1,7 @@
 """The text form of a hypercall, as `ctl` takes it: a line `op key=value …`, answered by a line.
 
     alloc_unbound remote_dom=2         ok port=1
-    end_access ref=8                   error EBUSY GNTST_eagain grant 8 of domain 1: domain 2 maps it 1 times
+    end_access ref=8                   error EBUSY grant 8 of domain 1: domain 2 maps it 1 times
 
 Numbers are decimal, or hexadecimal after 0x; fields that have words for their values take and give those, joined by
 `|` where they are bits. A value with spaces stands in double quotes.

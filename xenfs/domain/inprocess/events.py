@@ -35,6 +35,7 @@ class InProcessChannel:
 
     def wait(self, timeout: float | None = None) -> bool:
         """See Channel."""
+        self._check_open()
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.poll(None if timeout is None else max(0.0, timeout * 1000))
@@ -42,10 +43,15 @@ class InProcessChannel:
 
     def drain(self) -> bool:
         """See Channel."""
+        self._check_open()
         try:
             return os.eventfd_read(self._fd) > 0
         except BlockingIOError:
             return False
+
+    def _check_open(self) -> None:
+        if not self._events.has(self):
+            raise Refused(errno.EINVAL, f"{self!r}: it is closed")
 
     def notify(self) -> None:
         """See Channel."""
@@ -91,6 +97,10 @@ class InProcessEvents:
             return False
         port = self.domain.xen.machine.state.domain(self.domain.domid).ports.get(number)
         return port is not None and port.line == line
+
+    def has(self, channel: InProcessChannel) -> bool:
+        """Whether a channel is open."""
+        return channel in self._channels
 
     def forget(self, channel: InProcessChannel) -> bool:
         """Take a channel off the list; False when it was not on it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import errno
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 from xenfs.abi.grant_table import Copy, GntCopy, GntMap, GntStatus, MapGrantRef, Transfer, UnmapGrantRef
 from xenfs.abi.wire import Wire
@@ -27,6 +28,8 @@ from xenfs.hypervisor.errors import GrantInUse, NotOwned
 
 if TYPE_CHECKING:
     from xenfs.domain.inprocess.xen import InProcessDomain
+
+W = TypeVar("W", bound=Wire)
 
 
 class InProcessRegion:
@@ -73,6 +76,24 @@ class InProcessMemory:
             raise
         return done
 
+    def _each_answer(self, requests: Sequence[W]) -> list[W | Refused]:
+        """Make every call; for each the request with its results, or its refusal. EBADF once the handle is closed."""
+        answers: list[W | Refused] = []
+        for request in requests:
+            try:
+                answers.append(self._domain.call(request))
+            except Refused as error:
+                if not self._domain.alive:
+                    raise
+                answers.append(error)
+        return answers
+
+    def _all(self, requests: Sequence[W]) -> list[W]:
+        """Make every call, then raise the first refusal if there was one."""
+        answers = self._each_answer(requests)
+        _raise_first(a for a in answers if isinstance(a, Refused))
+        return [a for a in answers if not isinstance(a, Refused)]
+
     def alloc(self, count: int = 1) -> list[int]:
         """See Memory."""
         call = self._domain.call
@@ -80,13 +101,14 @@ class InProcessMemory:
 
     def free(self, frames: Sequence[int]) -> None:
         """See Memory."""
-        for frame in frames:
-            self._domain.call(FreeFrame(frame=frame))
+        self._all([FreeFrame(frame=frame) for frame in frames])
 
     def view(self, frames: Sequence[int], *, readonly: bool = False) -> InProcessRegion:
         """See Memory."""
         domain = self._domain
         with domain.xen.lock:
+            if not domain.alive:
+                raise Refused(errno.EBADF, f"domain {domain.domid}: this handle is closed")
             owned = domain.xen.machine.state.domain(domain.domid).frames
             for frame in frames:
                 if frame not in owned:
@@ -115,15 +137,9 @@ class InProcessMemory:
 
     def end_access(self, refs: Sequence[int], *, defer: bool = False) -> list[int]:
         """See Memory."""
-        busy: list[int] = []
-        for ref in refs:
-            try:
-                self._domain.call(EndAccess(ref=ref, flags=int(defer)))
-            except Refused as error:
-                if error.errno != GrantInUse.errno:
-                    raise
-                busy.append(ref)
-        return busy
+        answers = self._each_answer([EndAccess(ref=ref, flags=int(defer)) for ref in refs])
+        _raise_first(a for a in answers if isinstance(a, Refused) and a.errno != GrantInUse.errno)
+        return [ref for ref, answer in zip(refs, answers, strict=True) if isinstance(answer, Refused)]
 
     def map(self, domid: int, refs: Sequence[int], *, readonly: bool = False) -> InProcessRegion:
         """See Memory."""
@@ -140,14 +156,7 @@ class InProcessMemory:
             return self._region(domain.xen.arena.map(frames, readonly=readonly), handles)
 
     def _statuses(self, requests: Sequence[Wire]) -> list[GntStatus]:
-        statuses: list[GntStatus] = []
-        for request in requests:
-            try:
-                self._domain.call(request)
-                statuses.append(GntStatus.okay)
-            except Refused as error:
-                statuses.append(GntStatus.general_error if error.status is None else error.status)
-        return statuses
+        return [_status(answer) for answer in self._each_answer(requests)]
 
     def copy(self, segments: Sequence[CopySegment]) -> list[GntStatus]:
         """See Memory."""
@@ -160,7 +169,7 @@ class InProcessMemory:
 
     def end_transfer(self, refs: Sequence[int]) -> list[int | None]:
         """See Memory."""
-        answers = [self._domain.call(EndTransfer(ref=ref)) for ref in refs]
+        answers = self._all([EndTransfer(ref=ref) for ref in refs])
         return [a.frame if a.completed else None for a in answers]
 
     def transfer(self, frames: Sequence[int], domid: int, refs: Sequence[int]) -> list[GntStatus]:
@@ -177,8 +186,7 @@ class InProcessMemory:
 
     def decrease_reservation(self, frames: Sequence[int]) -> None:
         """See Memory."""
-        for frame in frames:
-            self._domain.call(DecreaseReservation(frame=frame))
+        self._all([DecreaseReservation(frame=frame) for frame in frames])
 
     def name_ring(self, name: str, frame: int) -> None:
         """See Memory."""
@@ -192,6 +200,17 @@ class InProcessMemory:
         """Unmap every region."""
         for region in list(self._regions):
             region.close()
+
+
+def _raise_first(refusals: Iterable[Refused]) -> None:
+    for refusal in refusals:
+        raise refusal
+
+
+def _status(answer: Wire | Refused) -> GntStatus:
+    if not isinstance(answer, Refused):
+        return GntStatus.okay
+    return GntStatus.general_error if answer.status is None else answer.status
 
 
 def _copy_request(segment: CopySegment) -> Copy:

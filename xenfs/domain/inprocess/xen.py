@@ -18,6 +18,7 @@ from xenfs.domain.inprocess.store import InProcessStore
 from xenfs.domain.inprocess.tree import Tree
 from xenfs.hypervisor import Config, Machine
 from xenfs.hypervisor.errors import HypercallError, Invalid
+from xenfs.hypervisor.table import BY_REQUEST
 
 R = TypeVar("R", bound=Wire)
 
@@ -44,7 +45,8 @@ class InProcessXen:
                 self.machine.settle()
                 return answer
         except HypercallError as error:
-            raise Refused(error.errno, str(error), error.status) from error
+            status = error.status if BY_REQUEST[type(request)].has_status else None
+            raise Refused(error.errno, str(error), status) from error
 
     def create_domain(self, name: str = "", *, frames: int = DEFAULT_FRAMES, max_frames: int = 0) -> int:
         """Make a domain; its number. EEXIST for a name that is taken, ENOMEM."""

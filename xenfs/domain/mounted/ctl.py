@@ -10,6 +10,7 @@ import errno
 import io
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from xenfs.abi.wire import Wire
@@ -120,5 +121,5 @@ class Ctl:
 
     def close(self) -> None:
         """Close the handle; twice is fine."""
-        with self._lock:
+        with self._lock, suppress(OSError):  # the kernel tells a daemon that may have gone; it is closed in any case
             self._file.close()

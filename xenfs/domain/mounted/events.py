@@ -16,7 +16,7 @@ import select
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, BindIpi, BindVirq, Close
 from xenfs.domain.errors import Refused
@@ -25,7 +25,6 @@ from xenfs.domain.mounted.errors import MISSING, refusal
 if TYPE_CHECKING:
     from xenfs.domain.mounted.xen import MountedDomain
 
-_EVENT = b"\n"
 _READ = 4096
 _READS = 256
 """Reads of 4 KiB that empty the largest pipe which the kernel's default lets a user make."""
@@ -35,13 +34,20 @@ _ATTEMPTS = 3
 class MountedChannel:
     """Implements domain.Channel over the two FIFOs."""
 
+    EVENT: ClassVar[bytes] = b"\n"
+
     def __init__(self, events: MountedEvents, port: int) -> None:
         """Open the FIFOs of a port that was just allocated."""
-        self._events, self._domain, self._port = events, events.domain, port
-        self._lock = threading.Lock()
-        self._notify = -1
-        self._fd = self._domain.open(f"evtchn/{port}/pending", os.O_RDWR | os.O_NONBLOCK)
+        self._events, self._port = events, port
+        self._take(events.domain, events.domain.open(f"evtchn/{port}/pending", os.O_RDWR | os.O_NONBLOCK))
         self._ino = os.fstat(self._fd).st_ino
+
+    def _take(self, domain: MountedDomain, fd: int) -> None:
+        self._domain, self._fd, self._notify = domain, fd, -1
+        self._lock = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._poll.register(domain.gone_fd, select.POLLIN)
 
     def __repr__(self) -> str:
         return f"port {self._port} of {self._domain}"
@@ -59,38 +65,41 @@ class MountedChannel:
         """See Channel. Raises HypervisorGone when the daemon dies meanwhile."""
         deadline = None if timeout is None else time.monotonic() + timeout
         self._check_open()
-        poll, gone = select.poll(), self._domain.gone_fd
-        for fd in (self._fd, gone):
-            poll.register(fd, select.POLLIN)
         while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            ready = poll.poll(None if left is None else left * 1000)
-            if self.drain():
+            ready = self._poll.poll(None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000)
+            if ready and self.drain():
                 return True
-            if any(fd == gone for fd, _ in ready):
+            if ready and any(fd != self._fd for fd, _ in ready):
                 self._domain.check()
-            if left == 0:
+            if not ready and deadline is not None:
                 return False
 
     def drain(self) -> bool:
         """See Channel."""
-        taken = 0
-        with self._lock, suppress(BlockingIOError):
+        with self._lock:
             self._check_open()
+            size = self._read()
             for _ in range(_READS):
-                data = os.read(self._fd, _READ)
-                taken += len(data)
-                if len(data) < _READ:
+                if size < _READ or self._read() < _READ:
                     break
-        return taken > 0
+            return size > 0
+
+    def _read(self) -> int:
+        try:
+            return len(os.read(self._fd, _READ))
+        except BlockingIOError:
+            return 0
 
     def notify(self) -> None:
         """See Channel. One write, but for the first after the peer closed its port, which looks for a new peer."""
         with self._lock:
             self._check_open()
-            with suppress(BlockingIOError):  # full: an event is pending already
-                if self._notify < 0 or not self._signal():
-                    self._signal_afresh()
+            try:
+                os.write(self._notify, self.EVENT)
+            except BlockingIOError:
+                pass  # full: an event is pending already
+            except OSError:
+                self._signal_afresh()
 
     def _check_open(self) -> None:
         if self._fd < 0:
@@ -99,9 +108,11 @@ class MountedChannel:
     def _signal(self) -> bool:
         """Whether anybody holds the other end."""
         try:
-            os.write(self._notify, _EVENT)
+            os.write(self._notify, self.EVENT)
         except BrokenPipeError:
             return False
+        except BlockingIOError:
+            pass
         return True
 
     def _signal_afresh(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from xenfs.abi.grant_table import Copy, GntCopy, GntStatus, MapGrantRef, QuerySize, Transfer
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 W = TypeVar("W", bound=Wire)
 _ENTRIES_PER_FRAME = 512
+_STATUSES = MappingProxyType({errno.EACCES: GntStatus.general_error, errno.ENOSPC: GntStatus.no_space})
+"""What opening a grant is refused with has no words for GNTST, which these are."""
 
 
 class MountedRegion:
@@ -89,16 +92,16 @@ class _Pages:
             raise self._missing(name) if error.errno in MISSING else error from None
 
     def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def __enter__(self) -> _Pages:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
         os.close(self._folder)
+        self._close()
 
 
 class MountedMemory:
@@ -152,7 +155,8 @@ class MountedMemory:
                 self._domain.check()
             if error.errno in MISSING and not isinstance(error, Refused):
                 raise Refused(errno.ESRCH, nowhere, GntStatus.bad_domain) from None
-            raise refusal(error, f"{self._domain}: {directory}") from error
+            status = _STATUSES.get(error.errno or 0)
+            raise refusal(error, f"{self._domain}: {directory}", status) from error
 
     def view(self, frames: Sequence[int], *, readonly: bool = False) -> MountedRegion:
         """See Memory."""

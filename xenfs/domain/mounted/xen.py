@@ -8,7 +8,7 @@ import os
 import select
 import signal
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,6 +42,9 @@ class MountedDomain:
     """A domain through a handle of its own, which is its open `ctl`. Implements domain.BareDomain.
 
     Threads may use it side by side. It is for one process: a child made by fork shares the handle and must not use it.
+
+    Beside `ctl` it holds a second open of it, read-only, of which nothing but an error is ever to be heard: that is how
+    one learns without asking, and so without waiting for a daemon that hangs, that the hypervisor is gone.
     """
 
     def __init__(self, domain: int | PathName, root: PathName | None = None) -> None:
@@ -64,7 +67,9 @@ class MountedDomain:
                 self._ctl = Ctl(io.FileIO(self.open("ctl", os.O_RDWR), "r+"), self._where)
                 opened.callback(self._ctl.close)
                 self._gone = opened.enter_context(select.epoll())
-                self._gone.register(self._ctl, 0)  # errors are always told
+                self._sentinel = self.open("ctl", os.O_RDONLY)
+                opened.callback(_close, self._sentinel)
+                self._gone.register(self._sentinel, 0)
             except OSError as error:
                 raise refusal(error, self._where) from error
             self.domid = domain if isinstance(domain, int) else self._ask_domid()
@@ -134,6 +139,11 @@ class MountedDomain:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _close(fd: int) -> None:
+    with suppress(OSError):  # the kernel tells a daemon that may have gone; it is closed in any case
+        os.close(fd)
 
 
 def _open_folder(path: Path, where: str) -> int:
