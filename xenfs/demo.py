@@ -6,7 +6,7 @@ import struct
 import threading
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,10 +16,10 @@ from xenfs.abi.grant_table import GntStatus
 from xenfs.abi.ring import RingFormat
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Domain
-from xenfs.domain.inprocess import InProcessXen
-from xenfs.hypervisor.snapshot import counts
 from xenfs.ring import BackRing, FrontRing
-from xenfs.testing import assert_clean
+
+if TYPE_CHECKING:
+    from xenfs.domain.inprocess import InProcessXen
 
 ECHO = RingFormat("echo", struct.Struct("<IHHHH"), struct.Struct("<Hh"))
 """The entry layout of a netif transmit ring: gref, offset, flags, id, size; answered by id, status."""
@@ -37,6 +37,8 @@ class Echoed:
 
 def frames(xen: InProcessXen, title: str) -> Table:
     """Who owns what, as a table."""
+    from xenfs.hypervisor.snapshot import counts
+
     table = Table(title=title, title_justify="left")
     for column in ("domain", "owned", "granted", "mapped", "in flight"):
         table.add_column(column, justify="left" if column == "domain" else "right")
@@ -144,6 +146,10 @@ def demo(
     pages: Annotated[int, typer.Option(help="Pages to flip.", min=1, max=512)] = 64,
 ) -> None:
     """Show the machine at work: a ring between two domains, and page flipping."""
+    # here and not above: every other command would wait for the import
+    from xenfs.domain.inprocess import InProcessXen
+    from xenfs.testing import assert_clean
+
     console = Console()
     with InProcessXen(clock=time.time_ns) as xen:
         with xen.domain(0) as back, xen.domain(xen.create_domain("guest")) as front:

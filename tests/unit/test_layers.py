@@ -41,6 +41,7 @@ ROOMS = {
     INPROCESS: Room((*LOW, *MODELS)),
     "xenfs.xenbus": DRIVER,
     "xenfs.testing": Room((*LOW, *MODELS, "xenfs.testing")),
+    "xenfs.__main__": FRONT,
     "xenfs.cli": FRONT,
     "xenfs.commands": FRONT,
     "xenfs.demo": FRONT,

@@ -13,7 +13,7 @@ import pickle
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import NoReturn, TypeVar
 
 R = TypeVar("R")
@@ -110,7 +110,7 @@ def _copy(path: str, writer: int) -> NoReturn:
         os._exit(1)
 
 
-def stream(path: str) -> Iterator[bytes]:
+def stream(path: str) -> Generator[bytes, None, None]:
     """A newline once a file is open, then what it gives, piece by piece, until it ends. Raises the OSError it met.
 
     For files that block for more: whoever stops reading kills the reader.

@@ -44,7 +44,7 @@ def one_of(domains: tuple[Domain, ...], which: str) -> Domain:
 def create(
     name: Annotated[str, typer.Option(help="Its name; domain-N by default.")] = "",
     size: Annotated[int, typer.Option("--frames", min=0, help="Its memory in frames of 4 KiB.")] = DEFAULT_FRAMES,
-    most: Annotated[int | None, typer.Option("--max", min=0, help="What it may grow to; --frames by default.")] = None,
+    most: Annotated[int | None, typer.Option("--max", min=1, help="What it may grow to; --frames by default.")] = None,
     user: Annotated[str | None, typer.Option(help="Who is that domain: a user's name or number.")] = None,
 ) -> None:
     """Make a domain and print its number.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -12,18 +13,20 @@ import typer
 
 from xenfs.commands import checks, parting, service
 from xenfs.commands.failure import Unable, command
-from xenfs.commands.place import Condition, examine
+from xenfs.commands.place import Condition, examine, mounted_at
 
 FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of the machine, 4 KiB each.")]
 
 
 def _log(point: str) -> BinaryIO:
-    """The daemon's log, new and ours alone, beside the mount; nameless where none can be made there."""
-    path = f"{point}.log"
+    """The daemon's log beside the mount, to append to; a nameless one where there can be none of our own."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_APPEND | os.O_CLOEXEC
     with contextlib.suppress(OSError):
-        Path(path).unlink(missing_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_APPEND | os.O_CLOEXEC
-        return os.fdopen(os.open(path, flags, 0o600), "r+b")
+        log = os.fdopen(os.open(f"{point}.log", flags, 0o600), "r+b")
+        found = os.fstat(log.fileno())
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink == 1:
+            return log
+        log.close()
     return tempfile.TemporaryFile()
 
 
@@ -31,7 +34,7 @@ def drop_log(point: str) -> None:
     """Remove the log when there is nothing in it."""
     path = Path(f"{point}.log")
     with contextlib.suppress(OSError):
-        if path.stat().st_size == 0:
+        if path.lstat().st_size == 0:
             path.unlink()
 
 
@@ -50,9 +53,7 @@ def _make(point: str) -> bool:
 def mount(
     place: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[MNT]", help="Where; $XEN, else /run/xenfs for root, $XDG_RUNTIME_DIR/xenfs for others."
-        ),
+        typer.Argument(metavar="MNT", help="Where; $XEN, else /run/xenfs for root, $XDG_RUNTIME_DIR/xenfs for others."),
     ] = None,
     foreground: Annotated[bool, typer.Option("-f", "--foreground", help="Serve from this process.")] = False,
     debug: Annotated[bool, typer.Option("-d", "--debug", help="Show each request; implies -f.")] = False,
@@ -83,9 +84,10 @@ def mount(
         with _log(found.point) as log:
             daemon = service.start(line, log)
     except BaseException:
-        drop_log(found.point)
-        if made:
-            with contextlib.suppress(OSError):
-                Path(found.point).rmdir()
+        if mounted_at(found.point) is None:  # by another, at the same moment
+            drop_log(found.point)
+            if made:
+                with contextlib.suppress(OSError):
+                    Path(found.point).rmdir()
         raise
     service.detach(daemon)

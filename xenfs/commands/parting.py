@@ -32,13 +32,13 @@ def _serves(pid: int, mount: Mount) -> bool:
     return False
 
 
-def open_daemon(mount: Mount, pid: int | None) -> int | None:
-    """A pidfd of the mount's daemon, whose pid is looked for when it is not known; None when there is none."""
+def find_daemon(mount: Mount, pid: int | None) -> tuple[int, int] | None:
+    """The pid of the mount's daemon, which is looked for when it is not known, and a pidfd; None when there is none."""
     for candidate in _served_by(mount.point) if pid is None else [pid]:
         with contextlib.suppress(ProcessLookupError):
             pidfd = os.pidfd_open(candidate)
             if _serves(candidate, mount):
-                return pidfd
+                return candidate, pidfd
             os.close(pidfd)
     return None
 
@@ -57,23 +57,20 @@ def _processes() -> list[Path]:
     return [home for home in Path("/proc").iterdir() if home.name.isdigit()]
 
 
-def wait_gone(mount: Mount, pidfd: int | None, seconds: float = END_SECONDS) -> bool:
+def wait_gone(mount: Mount, pidfd: int, seconds: float = END_SECONDS) -> bool:
     """Wait until the mount is gone and its daemon has ended; False when that does not come about."""
     deadline = time.monotonic() + seconds
     with Path(MOUNTINFO).open("rb") as table:
         poller = select.poll()
         poller.register(table, select.POLLPRI)  # a change of the mounts is an error and an urgent event
-        if pidfd is not None:
-            poller.register(pidfd, select.POLLIN)
-        alive = pidfd is not None
+        poller.register(pidfd, select.POLLIN)
+        alive = True
         while True:
             there = any(m.id == mount.id for m in mounts())
             left = deadline - time.monotonic()
             if not alive or left <= 0:
                 return not there and not alive
-            happened = poller.poll(left * 1000)
-            if pidfd is not None and any(fd == pidfd for fd, _ in happened):
-                alive = False
+            alive = all(fd != pidfd for fd, _ in poller.poll(left * 1000))
 
 
 def clear(mount: Mount, *, abort: bool = False) -> None:
@@ -100,13 +97,14 @@ def users(mount: Mount, *, besides: Sequence[int] = ()) -> list[str]:
     """The processes that use a mount, as `pid (name)`: as far as we may look, and without touching the mount."""
     found = []
     for home in sorted(_processes(), key=lambda home: int(home.name)):
-        if int(home.name) not in besides and any(_below(path, mount.point) for path in _paths(home)):
+        if int(home.name) not in besides and any(below(path, mount.point) for path in _paths(home)):
             with contextlib.suppress(OSError):
                 found.append(f"{home.name} ({(home / 'comm').read_text().strip()})")
     return found
 
 
-def _below(path: str, point: str) -> bool:
+def below(path: str, point: str) -> bool:
+    """Whether a path is a mount's or in it."""
     return path == point or path.startswith(point + "/")
 
 

@@ -98,6 +98,7 @@ class Condition(Enum):
     SERVED = "mounted"
     STALE = "stale"
     SILENT = "not answering"
+    CLOSED = "not permitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +116,24 @@ class Place:
             Condition.SERVED: f"{self.point}: already mounted, by the daemon with pid {self.pid}",
             Condition.STALE: f"{self.point}: stale: its daemon is dead; xenfs umount {self.point} clears it",
             Condition.SILENT: f"the daemon of {self.point} does not answer",
+            Condition.CLOSED: f"{self.point}: mounted by {self._user}, for nobody else",
         }[self.condition]
+
+    @property
+    def _user(self) -> str:
+        return "somebody" if self.mount is None or self.mount.user is None else f"user {self.mount.user}"
 
 
 def _read_pid(point: str) -> int:
-    return int(Path(point, "hypervisor/pid").read_text())
+    pid = int(Path(point, "hypervisor/pid").read_text())
+    if not 0 < pid < 1 << 31:
+        message = f"{pid} is no process"
+        raise ValueError(message)
+    return pid
 
 
 def examine(path: str | None) -> Place:
-    """Find out what is at a place, the default one for None. Raises Unable where one may not look."""
+    """Find out what is at a place, the default one for None."""
     point = resolve(path or default_place())
     mount = mounted_at(point)
     if mount is None:
@@ -137,10 +147,18 @@ def examine(path: str | None) -> Place:
     except OSError as error:
         if error.errno in GONE:
             return Place(point, mount, Condition.STALE)
-        raise Unable(f"{error.filename or point}: {error.strerror}; the mount belongs to user {mount.user}") from error
+        if error.errno == errno.EACCES:
+            return Place(point, mount, Condition.CLOSED)
+        raise
 
 
-EXITS = {Condition.SERVED: 0, Condition.ABSENT: 3, Condition.STALE: 4, Condition.SILENT: 5}
+EXITS = {
+    Condition.SERVED: 0,
+    Condition.CLOSED: 1,
+    Condition.ABSENT: 3,
+    Condition.STALE: 4,
+    Condition.SILENT: 5,
+}
 """Exit statuses of `xenfs status`; 3 and 4 as systemctl has them."""
 
 

@@ -12,11 +12,12 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from xenfs.commands import checks, service
+from xenfs.commands import checks, parting, service
 from xenfs.commands.failure import Unable, command, tell
 from xenfs.commands.leaks import leaked
 from xenfs.commands.machine import Frames, create_domain, frames, within
 from xenfs.commands.mount import FramesOption
+from xenfs.commands.place import mounted_at
 
 FORWARDED = frozenset({
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
@@ -43,7 +44,7 @@ def wait_forwarding(pid: int) -> int:
             return code if code >= 0 else 128 - code
 
 
-def run_command(words: Sequence[str], environment: dict[str, str], mask: set[signal.Signals]) -> int:
+def run_command(words: Sequence[str], environment: dict[str, str], mask: set[int]) -> int:
     """Run a program to its end and give its status. The signals that we wait for are blocked here, not in it."""
     ours = {signal.SIGPIPE, signal.SIGXFSZ}  # Python ignores these
     try:
@@ -55,9 +56,9 @@ def run_command(words: Sequence[str], environment: dict[str, str], mask: set[sig
 
 
 @contextmanager
-def blocked(numbers: frozenset[signal.Signals]) -> Iterator[set[signal.Signals]]:
+def blocked(numbers: frozenset[signal.Signals]) -> Iterator[set[int]]:
     """Have signals wait for us; gives the mask from before."""
-    mask = {signal.Signals(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, {*numbers, signal.SIGCHLD})}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {*numbers, signal.SIGCHLD})
     try:
         yield mask
     finally:
@@ -66,19 +67,29 @@ def blocked(numbers: frozenset[signal.Signals]) -> Iterator[set[signal.Signals]]
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def _clear(point: str) -> None:
+    """Take away what a daemon left that did not end in peace."""
+    if mount := mounted_at(point):
+        parting.clear(mount, abort=True)
+
+
 @contextmanager
 def machine(options: Sequence[str], size: int | None, log: BinaryIO, *, keep: bool) -> Iterator[str]:
     """A machine mounted at a place of its own. Raises Unable."""
     if problem := checks.obstacle():
-        raise Unable(problem)
-    home = tempfile.mkdtemp(prefix="xenfs-")
+        raise Unable(problem, SETUP_FAILED)
+    home = os.path.realpath(tempfile.mkdtemp(prefix="xenfs-"))  # as mountinfo will have it
     point = f"{home}/xen"
     with ExitStack() as cleanup:
         cleanup.callback(os.rmdir, home)
         Path(point).mkdir()
         cleanup.callback(os.rmdir, point)
         line = service.words(point, frames=size, dom0_frames=None, options=options, debug=False)
-        daemon = service.start(line, log, captive=not keep)
+        try:
+            daemon = service.start(line, log, captive=not keep)
+        except Unable as error:
+            raise Unable(str(error), SETUP_FAILED) from error
+        cleanup.callback(_clear, point)
         cleanup.callback(service.stop, daemon)
         yield point
         if keep:
@@ -86,23 +97,35 @@ def machine(options: Sequence[str], size: int | None, log: BinaryIO, *, keep: bo
             cleanup.pop_all()
 
 
-def report(point: str, before: Frames) -> list[str]:
-    """What leaked, or why that cannot be told."""
+def prepared(point: str, domains: int) -> Frames:
+    """The machine with its domains. Raises Unable."""
     try:
-        return leaked(point, before)
+        for _ in range(domains):
+            create_domain(point)
+        return within(point, lambda: frames(point))
+    except OSError as error:
+        raise Unable(f"{error.filename}: {error.strerror}", SETUP_FAILED) from error
+    except Unable as error:
+        raise Unable(str(error), SETUP_FAILED) from error
+
+
+def report(point: str, before: Frames) -> list[str]:
+    """Lines about what leaked, or why that cannot be told."""
+    try:
+        return [f"leaked: {leak}" for leak in leaked(point, before)]
     except (Unable, OSError, ValueError) as error:
-        return [f"cannot tell: {getattr(error, 'strerror', None) or error}"]
+        return [f"cannot tell what leaked: {getattr(error, 'strerror', None) or error}"]
 
 
 @command("run")
 def run(
-    words: Annotated[list[str], typer.Argument(metavar="-- CMD…", help="The program and its arguments.")],
+    words: Annotated[list[str], typer.Argument(metavar="CMD", help="After --: the program and its arguments.")],
     domains: Annotated[int, typer.Option(min=0, help="Domains to make, 1 to N.")] = 0,
     size: FramesOption = None,
     options: Annotated[list[str] | None, typer.Option("-o", metavar="OPT,OPT", help="Options of the mount.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the machine mounted, and say where.")] = False,
 ) -> None:
-    """Run a program on a machine of its own, which is mounted at $XEN and ends with the program.
+    """Run a program on a machine of its own, which is mounted at $XEN and ends with it: xenfs run -- CMD ARGS.
 
     Afterwards, whatever is still held in a domain (granted, mapped, in flight, a port, a dying domain) is told on
     stderr.
@@ -112,22 +135,18 @@ def run(
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with tempfile.TemporaryFile() as log, blocked(FORWARDED) as mask:
-        status, leaks = SETUP_FAILED, []
         try:
             with machine(options or [], size, log, keep=keep) as point:
-                for _ in range(domains):
-                    create_domain(point)
-                before = within(point, lambda: frames(point))
+                before = prepared(point, domains)
                 if early := FORWARDED & signal.sigpending():
                     raise typer.Exit(128 + min(early))
                 status = run_command(words, {**os.environ, "XEN": point}, mask)
-                leaks = report(point, before)
+                lines = report(point, before)
+                for line in lines:
+                    tell("run", line)
                 if keep:
-                    tell("run", f"{point} is still mounted; xenfs umount --lazy {point} ends it")
-        except Unable as error:
-            raise Unable(str(error), SETUP_FAILED) from error
-        for leak in leaks:
-            tell("run", f"leaked: {leak}")
-        for line in service.said(log):
-            tell("run", f"the daemon said: {line}")
-    raise typer.Exit(status or (1 if leaks else 0))
+                    tell("run", f"{point} is still mounted; xenfs umount {point} ends it")
+        finally:
+            for line in service.said(log):
+                tell("run", f"the daemon said: {line}")
+    raise typer.Exit(status or (1 if lines else 0))

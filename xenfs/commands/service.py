@@ -31,6 +31,7 @@ def start(command: Sequence[str], log: BinaryIO, *, captive: bool = False) -> su
     What it says on stderr goes to `log`. A captive one ends when we do. Raises Unable with the reason it gave.
     """
     reader, writer = os.pipe()
+    before = log.seek(0, os.SEEK_END)
     try:
         daemon = subprocess.Popen(
             [*command, "--ready-fd", str(writer)],
@@ -43,6 +44,7 @@ def start(command: Sequence[str], log: BinaryIO, *, captive: bool = False) -> su
             preexec_fn=lambda: _begin(captive),
         )
         os.close(writer)
+        writer = -1
         try:
             answer = os.read(reader, 4096).decode(errors="replace").strip() if ready(reader, START_SECONDS) else None
         except BaseException:
@@ -50,12 +52,16 @@ def start(command: Sequence[str], log: BinaryIO, *, captive: bool = False) -> su
             raise
     finally:
         os.close(reader)
+        if writer >= 0:
+            os.close(writer)
     if answer == "ok":
         return daemon
     stop(daemon)
     if answer is None:
         raise Unable(f"the daemon did not get the mount ready in {START_SECONDS:.0f} s")
-    raise Unable(_reason(answer, log, daemon.returncode))
+    reason = _reason(answer, said(log, before), daemon.returncode)
+    log.truncate(before)
+    raise Unable(reason)
 
 
 def _begin(captive: bool) -> None:
@@ -64,14 +70,13 @@ def _begin(captive: bool) -> None:
         die_with_parent(signal.SIGTERM)
 
 
-def said(log: BinaryIO) -> list[str]:
+def said(log: BinaryIO, since: int = 0) -> list[str]:
     """The lines that the daemon has written."""
-    log.seek(0)
+    log.seek(since)
     return [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
 
 
-def _reason(answer: str, log: BinaryIO, status: int) -> str:
-    lines = said(log)
+def _reason(answer: str, lines: Sequence[str], status: int) -> str:
     hints = [line.removeprefix("fuse: ").removeprefix("fusermount: ") for line in lines if "fuse" in line.split(":")[0]]
     told = [answer or (lines[-1] if lines else f"the daemon ended with status {status}"), *hints[:1]]
     return "; ".join(dict.fromkeys(told))

@@ -39,12 +39,12 @@ def lines(found: Place, machine: View) -> list[str]:
 
 @command("status")
 def status(
-    place: Annotated[str | None, typer.Argument(metavar="[MNT]", help="Which; the default place of mount.")] = None,
+    place: Annotated[str | None, typer.Argument(metavar="MNT", help="Which; the default place of mount.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Say what is mounted at a place: its daemon, its frames, its domains.
 
-    Exit status: 0 a machine is mounted and answers; 1 it may not be looked at; 3 nothing is mounted; 4 the mount is
+    Exit status: 0 a machine is mounted and answers; 1 it is for another user only; 3 nothing is mounted; 4 the mount is
     stale; 5 its daemon does not answer.
     """
     found = examine(place)

@@ -17,7 +17,7 @@ from xenfs.commands.place import Condition, Mount, Place, examine
 
 @command("umount")
 def umount(
-    place: Annotated[str | None, typer.Argument(metavar="[MNT]", help="Which; the default place of mount.")] = None,
+    place: Annotated[str | None, typer.Argument(metavar="MNT", help="Which; the default place of mount.")] = None,
     lazy: Annotated[bool, typer.Option("-l", "--lazy", help="Also when it is in use: its users see it end.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Kill the daemon, whatever it does, and clear the mount.")
@@ -44,29 +44,33 @@ def umount(
 
 
 def _end(found: Place, mount: Mount, lazy: bool) -> None:
-    pidfd = parting.open_daemon(mount, found.pid)
-    if pidfd is None:
+    daemon = parting.find_daemon(mount, found.pid)
+    if daemon is None and found.condition is Condition.CLOSED:
+        raise Unable(str(found))
+    if daemon is None:
         raise Unable(f"pid {found.pid}, which {mount.point}/hypervisor/pid names, is not its daemon")
+    pid, pidfd = daemon
     try:
-        if not lazy and (users := parting.users(mount, besides=[found.pid or 0])):
+        if not lazy and (users := parting.users(mount, besides=[pid, os.getpid()])):
             raise Unable(f"{mount.point}: in use by {', '.join(users)}; end them, or use --lazy")
         signal.pidfd_send_signal(pidfd, signal.SIGTERM)
         if not parting.wait_gone(mount, pidfd):
             if not ready(pidfd, 0):
-                raise Unable(f"the daemon (pid {found.pid}) does not end; xenfs umount --force {mount.point} kills it")
+                raise Unable(f"the daemon (pid {pid}) does not end; xenfs umount --force {mount.point} kills it")
             parting.clear(mount)
     finally:
         os.close(pidfd)
 
 
 def _kill(found: Place, mount: Mount) -> None:
-    pidfd = parting.open_daemon(mount, found.pid)
-    try:
-        if pidfd is not None:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    daemon = parting.find_daemon(mount, found.pid)
+    if daemon is None:
         parting.clear(mount, abort=True)
-        if pidfd is not None:
-            parting.wait_gone(mount, pidfd)
+        return
+    _, pidfd = daemon
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        parting.clear(mount, abort=True)
+        parting.wait_gone(mount, pidfd)
     finally:
-        if pidfd is not None:
-            os.close(pidfd)
+        os.close(pidfd)
