@@ -11,6 +11,7 @@ import typer
 from xenfs.abi.hypercall import EVENT_CHANNEL_OP, GRANT_TABLE_OP, MEMORY_OP, XENFS_OP
 from xenfs.abi.wire import Chars, Field
 from xenfs.hypervisor.table import BY_NAME, ROWS, Hypercall
+from xenfs.hypervisor.text import show
 
 GROUPS = {
     EVENT_CHANNEL_OP: "event_channel_op",
@@ -29,7 +30,7 @@ def c_type(field: Field) -> str:
 def _field(field: Field) -> str:
     notes = ["out" if field.out else "in"]
     if not field.out and field.default is not None:
-        notes.append(f"default {field.default!r}")
+        notes.append(f"default {show(field, field.default)}")
     if field.words is not None:
         notes.append(("bits: " if field.words.bits else "words: ") + " ".join(field.words.names))
     return f"  {field.offset:>4}  {c_type(field):<8} {field.name:<14} {', '.join(notes)}"

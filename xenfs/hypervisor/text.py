@@ -55,7 +55,8 @@ def _value(field: Field, text: str, what: str) -> int | str:
     return value
 
 
-def _show(field: Field, value: int | str) -> str:
+def show(field: Field, value: int | str) -> str:
+    """A value as the text form writes it: by its word where it has one."""
     if isinstance(value, str):
         return value if value and all(c.isalnum() or c in "-_./:@" for c in value) else json.dumps(value)
     words = field.words
@@ -115,7 +116,7 @@ def emit(request: Wire) -> str:
     """The line that makes a call."""
     row = BY_REQUEST[type(request)]
     fields = {f.name: f for f in request.layout}
-    return " ".join([row.name, *(f"{name}={_show(fields[name], getattr(request, name))}" for name in row.takes)])
+    return " ".join([row.name, *(f"{name}={show(fields[name], getattr(request, name))}" for name in row.takes)])
 
 
 def answer(request: Wire) -> str:
@@ -123,7 +124,7 @@ def answer(request: Wire) -> str:
     row = BY_REQUEST[type(request)]
     fields = {f.name: f for f in request.layout}
     names = [n for n in row.gives if not (row.has_status and n in ("status", "dev_bus_addr"))]
-    return " ".join(["ok", *(f"{n}={_show(fields[n], getattr(request, n))}" for n in names)])
+    return " ".join(["ok", *(f"{n}={show(fields[n], getattr(request, n))}" for n in names)])
 
 
 def refusal(failure: Failure) -> str:
