@@ -6,10 +6,10 @@ E6 is about eventfds and lives elsewhere.
 from __future__ import annotations
 
 import errno
-from typing import TypeVar
 
 import pytest
 
+from tests.models import Model
 from xenfs.abi.event_channel import (
     AllocUnbound,
     BindInterdomain,
@@ -24,36 +24,22 @@ from xenfs.abi.event_channel import (
 from xenfs.abi.wire import Wire
 from xenfs.abi.xen import Virq
 from xenfs.abi.xenfs_op import CloseHandle, CreateDomain, DestroyDomain, OpenHandle
-from xenfs.hypervisor import Config, Machine
-from xenfs.hypervisor.errors import HypercallError
+from xenfs.hypervisor import Config
 from xenfs.hypervisor.snapshot import snapshot
-from xenfs.hypervisor.world import EventCounts
 
-R = TypeVar("R", bound=Wire)
 EVIL, PEER, OTHER = 1, 2, 3
 MAX_PORTS = 1023
 SLICE = 64
 
 
-class Wires:
+class Wires(Model):
     """A machine with a hostile domain, its peer, and another that must not notice."""
 
     def __init__(self) -> None:
-        self.lines = EventCounts()
-        self.machine = Machine(Config(frames=64, dom0_frames=16, slice=SLICE, trace=100), lines=self.lines)
-        self.state = self.machine.state
-        for dom in (EVIL, PEER, OTHER):
-            self.machine.call(CreateDomain(dom=dom, frames=4))
-
-    def __call__(self, request: R, domid: int = EVIL, handle: int = 0) -> R:
-        return self.machine.call(request, domid, handle, world=isinstance(request, (OpenHandle, CloseHandle)))
+        super().__init__(Config(frames=64, dom0_frames=16, slice=SLICE, trace=100), frames=4)
 
     def refuses(self, request: Wire, domid: int = EVIL) -> str:
-        before = snapshot(self.machine), dict(self.lines.events)
-        with pytest.raises(HypercallError) as caught:
-            self(request, domid)
-        assert (snapshot(self.machine), self.lines.events) == before
-        return errno.errorcode[caught.value.errno]
+        return errno.errorcode[self.refused(request, domid).errno]
 
     def pair(self, one: int = EVIL, two: int = PEER) -> tuple[int, int]:
         port = self(AllocUnbound(remote_dom=two), one).port

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import pytest
 
+from tests.models import Model, R
 from xenfs.abi.grant_table import Copy, GntStatus, MapGrantRef, SetVersion, SwapGrantRef, Transfer, UnmapGrantRef
 from xenfs.abi.wire import Wire
 from xenfs.abi.xen import PAGE_SIZE
@@ -28,11 +28,9 @@ from xenfs.abi.xenfs_op import (
     SetMemory,
 )
 from xenfs.hypervisor import Config, Limits, Machine, binary
-from xenfs.hypervisor.errors import HypercallError
 from xenfs.hypervisor.snapshot import snapshot
 from xenfs.hypervisor.world import ByteContents
 
-R = TypeVar("R", bound=Wire)
 GRANTER, GRANTEE, OTHER = 1, 2, 3
 FIRST = 16
 """The granter's first frame."""
@@ -40,28 +38,16 @@ SLICE = 1024
 READ_ONLY, HOST_MAP = 4, 2
 
 
-class Memory:
+class Memory(Model):
     """A machine with a granter, a grantee and another, of 8 frames each."""
 
     def __init__(self, limits: Limits | None = None) -> None:
-        self.contents = ByteContents()
         config = Config(frames=64, dom0_frames=16, limits=limits or Limits(), slice=SLICE, trace=10)
-        self.machine = Machine(config, contents=self.contents)
-        self.state = self.machine.state
-        for dom in (GRANTER, GRANTEE, OTHER):
-            self.machine.call(CreateDomain(dom=dom, frames=8, max_frames=10))
-
-    def __call__(self, request: R, domid: int = GRANTER, handle: int = 0) -> R:
-        world = isinstance(request, (OpenHandle, CloseHandle, MapGrantRef, UnmapGrantRef))
-        return self.machine.call(request, domid, handle, world=world)
+        super().__init__(config, frames=8, max_frames=10)
 
     def status(self, request: Wire, domid: int = GRANTER) -> GntStatus | None:
         """The status of a refusal, which changes nothing."""
-        before = snapshot(self.machine)
-        with pytest.raises(HypercallError) as caught:
-            self(request, domid)
-        assert snapshot(self.machine) == before
-        return caught.value.status
+        return self.refused(request, domid).status
 
     def grant(self, dom: int = GRANTEE, frame: int = FIRST, flags: int = 0) -> int:
         return self(GrantAccess(frame=frame, dom=dom, flags=flags)).ref

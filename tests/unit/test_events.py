@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from typing import TypeVar
 
 import pytest
 
+from tests.models import Model
 from xenfs.abi.event_channel import (
     AllocUnbound,
     BindInterdomain,
@@ -23,35 +23,20 @@ from xenfs.abi.event_channel import (
 )
 from xenfs.abi.wire import Wire
 from xenfs.abi.xen import DOMID_SELF, NR_VIRQS, Virq
-from xenfs.abi.xenfs_op import CloseHandle, CreateDomain, DestroyDomain, OpenHandle, RaiseVirq, ShutdownDomain
-from xenfs.hypervisor import Config, Limits, Machine
-from xenfs.hypervisor.errors import HypercallError
-from xenfs.hypervisor.snapshot import snapshot
-from xenfs.hypervisor.world import EventCounts
+from xenfs.abi.xenfs_op import CloseHandle, DestroyDomain, OpenHandle, RaiseVirq, ShutdownDomain
+from xenfs.hypervisor import Config, Limits
 
-R = TypeVar("R", bound=Wire)
 PORTS = 5
 
 
-class Wires:
+class Wires(Model):
     """A machine with domains 1, 2 and 3, of five ports each."""
 
     def __init__(self) -> None:
-        self.lines = EventCounts()
-        config = Config(frames=64, dom0_frames=16, limits=Limits(ports=PORTS))
-        self.machine = Machine(config, lines=self.lines)
-        for dom in (1, 2, 3):
-            self.machine.call(CreateDomain(dom=dom, frames=4))
-
-    def __call__(self, request: R, domid: int = 1, handle: int = 0) -> R:
-        return self.machine.call(request, domid, handle, world=isinstance(request, (OpenHandle, CloseHandle)))
+        super().__init__(Config(frames=64, dom0_frames=16, limits=Limits(ports=PORTS)), frames=4)
 
     def refuses(self, request: Wire, domid: int = 1) -> str:
-        before = snapshot(self.machine), dict(self.lines.events)
-        with pytest.raises(HypercallError) as caught:
-            self(request, domid)
-        assert (snapshot(self.machine), self.lines.events) == before
-        return errno.errorcode[caught.value.errno]
+        return errno.errorcode[self.refused(request, domid).errno]
 
     def unbound(self, domid: int = 1, remote: int = 2) -> int:
         return self(AllocUnbound(remote_dom=remote), domid).port
