@@ -23,6 +23,8 @@ from xenfs.hypervisor import Config
 
 FUSE_CONF = Path("/etc/fuse.conf")
 STOP_DEADLINE = 5.0
+SWITCH_SECONDS = 0.0005
+"""How long a busy loop keeps the work thread from running: each of its jobs needs several turns."""
 
 
 def mount_options(extra: Sequence[str] = ()) -> list[str]:
@@ -93,7 +95,6 @@ class Daemon:
                 poller.register(fd, select.EPOLLIN)
             self._loop(poller)
             self._let_go(poller)
-        work.stop(STOP_DEADLINE)
         self.session.close()
 
     def _turn(self, poller: select.epoll, timeout: float | None) -> bool:
@@ -112,11 +113,10 @@ class Daemon:
 
     def _let_go(self, poller: select.epoll) -> None:
         """Close the FIFOs, which keep the mount busy; the work that this is may need us to answer meanwhile."""
-        done: list[bool] = []
+        work, deadline = self.fs.work, time.monotonic() + STOP_DEADLINE
         self.fs.fifos.close()
-        self.fs.work.then(lambda: done.append(True))
-        deadline = time.monotonic() + STOP_DEADLINE
-        while not done and time.monotonic() < deadline and self._turn(poller, STOP_DEADLINE):
+        work.close()
+        while not work.ended and time.monotonic() < deadline and self._turn(poller, STOP_DEADLINE):
             pass
 
 
@@ -139,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # what is there now stays; the tree of a large machine should not be walked again and again
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    sys.setswitchinterval(SWITCH_SECONDS)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor for each port

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from xenfs.abi.xen import NO_DOMID
 from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain, RenameDomain, SetMaxMemory, SetMemory
 from xenfs.fs.evtchn import Evtchn
-from xenfs.fs.memory import Foreign, Frames, Grants, Rings, number
-from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile
+from xenfs.fs.memory import Foreign, Frames, Grants, Rings
+from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile, number
 from xenfs.fs.stream import Ctl
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Domains(Directory):
 
     @property
     def links(self) -> int:
-        """Without making the nodes."""
+        """See Directory."""
         return 2 + len(self.fs.machine.state.domains)
 
     def mkdir(self, name: str, request: Request) -> Node:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from xenfs.abi.event_channel import PortState
 from xenfs.abi.xen import Virq
-from xenfs.fs.memory import number
-from xenfs.fs.nodes import Child, Directory, Owner, TextFile
+from xenfs.fs.nodes import Child, Directory, Owner, TextFile, number
 
 if TYPE_CHECKING:
     from xenfs.fs.fifos import Fifo
@@ -42,6 +41,11 @@ class Evtchn(Directory):
         for gone in [n for n in self._nodes if n not in self.domain.ports]:
             del self._nodes[gone]
         return [(str(n), self._node(p).ino, stat.S_IFDIR) for n, p in sorted(self.domain.ports.items())]
+
+    @property
+    def links(self) -> int:
+        """See Directory."""
+        return 2 + len(self.domain.ports)
 
 
 class PortDirectory(Directory):

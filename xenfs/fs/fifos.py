@@ -9,11 +9,15 @@ never waits for a reader. A port that still waits for its peer already has the F
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import resource
 import stat
 from typing import TYPE_CHECKING
 
-from xenfs.fs.nodes import Child, Directory, Node, Owner
+from xenfs.fs.nodes import Child, Directory, Node, Owner, number
+from xenfs.hypervisor.errors import NoFreePort
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +26,8 @@ if TYPE_CHECKING:
 
 HIDDEN = ".lines"
 """A directory of the root, for the daemon alone, in which a FIFO is found by its inode number."""
+RESERVED = 32
+"""Descriptors that the daemon keeps for itself."""
 
 
 class Fifo(Node):
@@ -35,6 +41,11 @@ class Fifo(Node):
         super().__init__(fs, fs.new_ino(), 0o666, owner)
         self.fd = -1
         self.closed = False
+
+    @property
+    def held(self) -> bool:
+        """Whether an event sent now stays until it is read."""
+        return self.fd >= 0
 
 
 class Fifos:
@@ -56,8 +67,19 @@ class Fifos:
         if peer:
             return self._lines[peer]
         if line not in self._awaited:
+            if self._room() <= 0:
+                raise OSError(errno.ENFILE, "no descriptor left")
             self._awaited[line] = self._hold()
         return self._awaited[line]
+
+    def _room(self) -> int:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED - len(self.by_ino)
+
+    def check_room(self) -> None:
+        """Raise NoFreePort when there is no descriptor left to hold one more FIFO."""
+        if self._room() <= 0:
+            problem = "its daemon has no descriptor left for a port: raise RLIMIT_NOFILE (ulimit -n). In use"
+            raise NoFreePort("machine", problem, len(self.by_ino), len(self.by_ino) + self._room())
 
     def _hold(self) -> Fifo:
         fifo = Fifo(self._fs, self._fs)
@@ -66,12 +88,15 @@ class Fifos:
         return fifo
 
     def _open(self, fifo: Fifo) -> None:
-        if not fifo.closed:
-            path = f"{self._fs.mountpoint}/{HIDDEN}/{fifo.ino}"
+        path = f"{self._fs.mountpoint}/{HIDDEN}/{fifo.ino}"
+        try:
             fifo.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            if not fifo.closed:
+                raise
 
     def _close(self, fifo: Fifo) -> None:
-        if fifo.fd >= 0:
+        if fifo.held:
             os.close(fifo.fd)
             fifo.fd = -1
 
@@ -89,9 +114,10 @@ class Fifos:
             self._fs.work.put(lambda: self._drain(awaited))
 
     def _drain(self, fifo: Fifo) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(fifo.fd, 65536):
-                pass
+        if fifo.held:
+            with contextlib.suppress(BlockingIOError):
+                # one read takes all there is; more would go on as long as somebody writes
+                os.read(fifo.fd, fcntl.fcntl(fifo.fd, fcntl.F_GETPIPE_SZ))
 
     def raised(self, line: int) -> None:
         """See Lines."""
@@ -100,7 +126,7 @@ class Fifos:
             self._fs.work.put(lambda: self._signal(fifo))
 
     def _signal(self, fifo: Fifo) -> None:
-        if fifo.fd >= 0:
+        if fifo.held:
             with contextlib.suppress(BlockingIOError):  # full: an event is pending already
                 os.write(fifo.fd, b"\n")
 
@@ -109,10 +135,6 @@ class Fifos:
         self._forget(self._lines.pop(line))
         if line in self._awaited:
             self._forget(self._awaited.pop(line))
-
-    def held(self) -> int:
-        """Descriptors that the daemon has open for FIFOs."""
-        return sum(fifo.fd >= 0 for fifo in self.by_ino.values())
 
     def close(self) -> None:
         """Let every FIFO go, so that the mount is no longer busy."""
@@ -129,7 +151,7 @@ class HiddenLines(Directory):
 
     def child(self, name: str) -> Child | None:
         """See Directory."""
-        fifo = self.fs.fifos.by_ino.get(int(name)) if name.isdigit() and len(name) < 20 else None
+        fifo = self.fs.fifos.by_ino.get(number(name))
         return None if fifo is None or self.fs.caller != self.fs.work.tid else Child(fifo)
 
     def entries(self) -> Iterable[tuple[str, int, int]]:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections import deque
+from typing import TYPE_CHECKING, TypeVar
 
+from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, BindIpi, BindVirq
+from xenfs.abi.wire import Wire
 from xenfs.abi.xenfs_op import CloseHandle, OpenHandle
 from xenfs.fs.domains import Domains
 from xenfs.fs.fifos import HIDDEN, Fifos, HiddenLines
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from xenfs.hypervisor.state import Domain
 
 ROOT_INO = 1
+_MAKE_PORT = (AllocUnbound, BindInterdomain, BindIpi, BindVirq)
+R = TypeVar("R", bound=Wire)
 
 
 class Filesystem:
@@ -36,7 +41,8 @@ class Filesystem:
         self.caller = 0
         self.followers: list[OpenStream] = []
         self._last_ino = ROOT_INO
-        self._told = 0
+        self._told = self._shown = 0
+        self._trace_lines: deque[str] = deque(maxlen=config.trace)
         self._born = time.monotonic()
         self.work = Work()
         self.pages, self.fifos = Pages(self), Fifos(self)
@@ -65,7 +71,10 @@ class Filesystem:
         return directory
 
     def _trace(self) -> str:
-        return "".join(f"{record.line()}\n" for record in self.machine.trace.since(0)[1])
+        # kept, since each stat asks how long it is
+        self._trace_lines += (f"{record.line()}\n" for record in self.machine.trace.since(self._shown)[1])
+        self._shown = self.machine.trace.last
+        return "".join(self._trace_lines)
 
     def new_ino(self) -> int:
         """An inode number that nothing has had."""
@@ -91,6 +100,12 @@ class Filesystem:
             if frame in domain.frames:
                 return self.domains.node(domain)
         return self
+
+    def call(self, request: R, domain: Domain, handle: int) -> R:
+        """A hypercall of a domain's. Raises HypercallError, also NoFreePort for a port that could not be held open."""
+        if isinstance(request, _MAKE_PORT):
+            self.fifos.check_room()
+        return self.machine.call(request, self.domid(domain), handle)
 
     def open_handle(self, domain: Domain) -> int:
         """A handle of a domain. Raises TooManyHandles, NoSuchDomain."""

@@ -119,8 +119,9 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "poll": (Ino, Fi, C.c_void_p),
     "retrieve_reply": (C.c_void_p, Ino, C.c_int64, C.POINTER(Bufvec)),
 }
-PROTOTYPES = {name: C.CFUNCTYPE(None, Req, *arguments) for name, arguments in _ARGUMENTS.items()}
-INTERRUPT = C.CFUNCTYPE(None, Req, C.c_void_p)
+# called from session_process only, which holds the interpreter's lock
+PROTOTYPES = {name: C.PYFUNCTYPE(None, Req, *arguments) for name, arguments in _ARGUMENTS.items()}
+INTERRUPT = C.PYFUNCTYPE(None, Req, C.c_void_p)
 
 
 class Operations(C.Structure):
@@ -129,44 +130,52 @@ class Operations(C.Structure):
     _fields_ = tuple((name, PROTOTYPES.get(name, C.c_void_p)) for name in _ORDER)
 
 
-def _declare(name: str, result: Any, *arguments: Any) -> Any:
-    function = getattr(LIB, name)
+_LOOP = C.PyDLL(LIB._name, handle=LIB._handle)
+
+
+def _declare(library: C.CDLL, name: str, result: Any, *arguments: Any) -> Any:
+    function = library[name]
     function.restype, function.argtypes = result, arguments
     return function
 
 
-mount = _declare("fuse_mount", C.c_void_p, C.c_char_p, C.POINTER(Args))
-unmount = _declare("fuse_unmount", None, C.c_char_p, C.c_void_p)
-lowlevel_new = _declare("fuse_lowlevel_new", C.c_void_p, C.POINTER(Args), C.c_void_p, C.c_size_t, C.c_void_p)
-session_add_chan = _declare("fuse_session_add_chan", None, C.c_void_p, C.c_void_p)
-session_remove_chan = _declare("fuse_session_remove_chan", None, C.c_void_p)
-session_destroy = _declare("fuse_session_destroy", None, C.c_void_p)
-session_process = _declare("fuse_session_process", None, C.c_void_p, C.c_void_p, C.c_size_t, C.c_void_p)
-chan_fd = _declare("fuse_chan_fd", C.c_int, C.c_void_p)
-chan_recv = _declare("fuse_chan_recv", C.c_int, C.POINTER(C.c_void_p), C.c_void_p, C.c_size_t)
-chan_bufsize = _declare("fuse_chan_bufsize", C.c_size_t, C.c_void_p)
-
-req_ctx = _declare("fuse_req_ctx", C.POINTER(Context), Req)
-req_interrupt_func = _declare("fuse_req_interrupt_func", None, Req, INTERRUPT, C.c_void_p)
-reply_err = _declare("fuse_reply_err", C.c_int, Req, C.c_int)
-reply_none = _declare("fuse_reply_none", None, Req)
-reply_entry = _declare("fuse_reply_entry", C.c_int, Req, C.POINTER(Entry))
-reply_attr = _declare("fuse_reply_attr", C.c_int, Req, C.POINTER(Stat), C.c_double)
-reply_buf = _declare("fuse_reply_buf", C.c_int, Req, C.c_char_p, C.c_size_t)
-reply_write = _declare("fuse_reply_write", C.c_int, Req, C.c_size_t)
-reply_statfs = _declare("fuse_reply_statfs", C.c_int, Req, C.POINTER(StatVfs))
-reply_xattr = _declare("fuse_reply_xattr", C.c_int, Req, C.c_size_t)
-reply_poll = _declare("fuse_reply_poll", C.c_int, Req, C.c_uint)
-reply_ioctl = _declare("fuse_reply_ioctl", C.c_int, Req, C.c_int, C.c_char_p, C.c_size_t)
-add_direntry = _declare(
-    "fuse_add_direntry", C.c_size_t, Req, C.c_void_p, C.c_size_t, C.c_char_p, C.POINTER(Stat), C.c_int64
+# What may wait for the loop itself is called without the interpreter's lock, so that the loop can go on meanwhile.
+mount = _declare(LIB, "fuse_mount", C.c_void_p, C.c_char_p, C.POINTER(Args))
+unmount = _declare(LIB, "fuse_unmount", None, C.c_char_p, C.c_void_p)
+lowlevel_new = _declare(LIB, "fuse_lowlevel_new", C.c_void_p, C.POINTER(Args), C.c_void_p, C.c_size_t, C.c_void_p)
+session_add_chan = _declare(LIB, "fuse_session_add_chan", None, C.c_void_p, C.c_void_p)
+session_remove_chan = _declare(LIB, "fuse_session_remove_chan", None, C.c_void_p)
+session_destroy = _declare(LIB, "fuse_session_destroy", None, C.c_void_p)
+notify_inval_inode = _declare(LIB, "fuse_lowlevel_notify_inval_inode", C.c_int, C.c_void_p, Ino, C.c_int64, C.c_int64)
+notify_store = _declare(
+    LIB, "fuse_lowlevel_notify_store", C.c_int, C.c_void_p, Ino, C.c_int64, C.POINTER(Bufvec), C.c_int
+)
+notify_retrieve = _declare(
+    LIB, "fuse_lowlevel_notify_retrieve", C.c_int, C.c_void_p, Ino, C.c_size_t, C.c_int64, C.c_void_p
 )
 
-notify_poll = _declare("fuse_lowlevel_notify_poll", C.c_int, C.c_void_p)
-pollhandle_destroy = _declare("fuse_pollhandle_destroy", None, C.c_void_p)
-notify_inval_inode = _declare("fuse_lowlevel_notify_inval_inode", C.c_int, C.c_void_p, Ino, C.c_int64, C.c_int64)
-notify_store = _declare("fuse_lowlevel_notify_store", C.c_int, C.c_void_p, Ino, C.c_int64, C.POINTER(Bufvec), C.c_int)
-notify_retrieve = _declare("fuse_lowlevel_notify_retrieve", C.c_int, C.c_void_p, Ino, C.c_size_t, C.c_int64, C.c_void_p)
+# What the loop does all the time never waits, so it keeps the lock: giving it up and taking it again costs more.
+session_process = _declare(_LOOP, "fuse_session_process", None, C.c_void_p, C.c_void_p, C.c_size_t, C.c_void_p)
+chan_fd = _declare(_LOOP, "fuse_chan_fd", C.c_int, C.c_void_p)
+chan_recv = _declare(_LOOP, "fuse_chan_recv", C.c_int, C.POINTER(C.c_void_p), C.c_void_p, C.c_size_t)
+chan_bufsize = _declare(_LOOP, "fuse_chan_bufsize", C.c_size_t, C.c_void_p)
+req_ctx = _declare(_LOOP, "fuse_req_ctx", C.POINTER(Context), Req)
+req_interrupt_func = _declare(_LOOP, "fuse_req_interrupt_func", None, Req, INTERRUPT, C.c_void_p)
+reply_err = _declare(_LOOP, "fuse_reply_err", C.c_int, Req, C.c_int)
+reply_none = _declare(_LOOP, "fuse_reply_none", None, Req)
+reply_entry = _declare(_LOOP, "fuse_reply_entry", C.c_int, Req, C.POINTER(Entry))
+reply_attr = _declare(_LOOP, "fuse_reply_attr", C.c_int, Req, C.POINTER(Stat), C.c_double)
+reply_buf = _declare(_LOOP, "fuse_reply_buf", C.c_int, Req, C.c_char_p, C.c_size_t)
+reply_write = _declare(_LOOP, "fuse_reply_write", C.c_int, Req, C.c_size_t)
+reply_statfs = _declare(_LOOP, "fuse_reply_statfs", C.c_int, Req, C.POINTER(StatVfs))
+reply_xattr = _declare(_LOOP, "fuse_reply_xattr", C.c_int, Req, C.c_size_t)
+reply_poll = _declare(_LOOP, "fuse_reply_poll", C.c_int, Req, C.c_uint)
+reply_ioctl = _declare(_LOOP, "fuse_reply_ioctl", C.c_int, Req, C.c_int, C.c_char_p, C.c_size_t)
+add_direntry = _declare(
+    _LOOP, "fuse_add_direntry", C.c_size_t, Req, C.c_void_p, C.c_size_t, C.c_char_p, C.POINTER(Stat), C.c_int64
+)
+notify_poll = _declare(_LOOP, "fuse_lowlevel_notify_poll", C.c_int, C.c_void_p)
+pollhandle_destroy = _declare(_LOOP, "fuse_pollhandle_destroy", None, C.c_void_p)
 
 
 def args(*words: str) -> Args:

@@ -14,18 +14,12 @@ from typing import TYPE_CHECKING
 
 from xenfs.abi.grant_table import GntMap, Gtf, MapGrantRef, UnmapGrantRef
 from xenfs.abi.xen import DOMID_SELF
-from xenfs.fs.nodes import Child, Directory, OpenFile, Owner, TextFile, Way
+from xenfs.fs.nodes import Child, Directory, OpenFile, Owner, TextFile, Way, number
 from xenfs.fs.pages import OpenPage, Page
 
 if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
     from xenfs.hypervisor.state import Domain, Grant
-
-
-def number(name: str) -> int:
-    """The number that a name says in the one way that we list it; -1 for any other name."""
-    digits = name.isascii() and name.isdigit() and len(name) <= 10
-    return int(name) if digits and (name == "0" or name[0] != "0") else -1
 
 
 def view(page: Page) -> Way:
@@ -59,11 +53,6 @@ class Frames(MemoryDirectory):
         """See Directory."""
         for frame in self.domain.frames:
             yield str(frame), self.fs.pages.ino(frame), stat.S_IFREG
-
-    @property
-    def links(self) -> int:
-        """No directories inside."""
-        return 2
 
 
 class Rings(MemoryDirectory):
@@ -104,6 +93,11 @@ class Grants(MemoryDirectory):
             del self._nodes[ref]
         return [(str(ref), self._node(g).ino, stat.S_IFDIR) for ref, g in sorted(self.domain.grants.items())]
 
+    @property
+    def links(self) -> int:
+        """See Directory."""
+        return 2 + len(self.domain.grants)
+
 
 class GrantDirectory(Directory):
     """grants/<gref>/: page and info."""
@@ -123,20 +117,27 @@ class GrantDirectory(Directory):
         words = f"domid={grant.grantee} flags={'|'.join(flags)} frame={frame}"
         return f"{words} readers={grant.readers} writers={grant.writers} maps={grant.maps}\n"
 
+    def _frame(self) -> int | None:
+        """The frame, as long as it is the domain's: the entry may be gone, and the frame may have gone on."""
+        frame = self.grant.frame
+        return frame.number if frame is not None and frame.number in self.grant.domain.frames else None
+
     def child(self, name: str) -> Child | None:
         """See Directory."""
         if name == "info":
             return Child(self._info)
-        if name != "page" or self.grant.frame is None:
+        frame = self._frame()
+        if name != "page" or frame is None:
             return None
-        page = self.fs.pages.page(self.grant.frame.number, self.owner)
+        page = self.fs.pages.page(frame, self.owner)
         return Child(page, view(page))
 
     def entries(self) -> Iterable[tuple[str, int, int]]:
         """See Directory."""
         yield "info", self._info.ino, stat.S_IFREG
-        if self.grant.frame is not None:
-            yield "page", self.fs.pages.ino(self.grant.frame.number), stat.S_IFREG
+        frame = self._frame()
+        if frame is not None:
+            yield "page", self.fs.pages.ino(frame), stat.S_IFREG
 
 
 class Foreign(MemoryDirectory):
@@ -165,6 +166,11 @@ class Foreign(MemoryDirectory):
             if any(g.grantee == mine and g.type is Gtf.permit_access for g in granter.grants.values()):
                 yield str(domid), self._node(granter).ino, stat.S_IFDIR
 
+    @property
+    def links(self) -> int:
+        """Not known: counting would look at every grant of the machine."""
+        return 1
+
 
 class ForeignDomain(Directory):
     """foreign/<domid>/: the grants of one domain to this one."""
@@ -174,16 +180,20 @@ class ForeignDomain(Directory):
         super().__init__(fs, fs.new_ino(), 0o755, owner)
         self.domain, self.granter = domain, granter
 
+    def _alive(self) -> bool:
+        """Whether both are there: the number of a dead one may be another's."""
+        return "dying" not in (self.granter.state, self.domain.state)
+
     def _grants(self) -> Iterator[Grant]:
-        for _, grant in sorted(self.granter.grants.items()):
+        for _, grant in sorted(self.granter.grants.items()) if self._alive() else ():
             ours = grant.grantee == self.domain.domid and not grant.ending
-            if ours and grant.type is Gtf.permit_access and self.granter.state != "dying":
+            if ours and grant.type is Gtf.permit_access:
                 yield grant
 
     def child(self, name: str) -> Child | None:
         """See Directory."""
         grant = self.granter.grants.get(number(name))
-        if grant is None or grant.frame is None or self.granter.state == "dying":
+        if grant is None or grant.frame is None or not self._alive():
             return None
         if grant.grantee != self.domain.domid or grant.type is not Gtf.permit_access or grant.ending:
             raise OSError(errno.EACCES, "not granted to this domain")
@@ -212,8 +222,3 @@ class ForeignDomain(Directory):
         for grant in self._grants():
             if grant.frame is not None:
                 yield str(grant.ref), self.fs.pages.ino(grant.frame.number), stat.S_IFREG
-
-    @property
-    def links(self) -> int:
-        """No directories inside."""
-        return 2

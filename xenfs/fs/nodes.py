@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from xenfs.fs.request import Request
 
 
+def number(name: str) -> int:
+    """The number that a name says in the one way that we list it; -1 for any other name."""
+    digits = name.isascii() and name.isdigit() and len(name) <= 10
+    return int(name) if digits and (name == "0" or name[0] != "0") else -1
+
+
 class Owner(Protocol):
     """Who an inode belongs to."""
 
@@ -41,6 +47,10 @@ class OpenFile:
         """Answer a write."""
         del data, offset
         request.error(errno.EINVAL)
+
+    def writeback(self, request: Request, data: bytes, offset: int) -> None:
+        """Answer the kernel, which writes out of its page cache."""
+        self.write(request, data, offset)
 
     def events(self) -> int:
         """What poll would find now."""
@@ -75,6 +85,8 @@ class Node:
         self.lookups = 0
         self.opens = 0
         self.changed = fs.now()
+        self._stat: libfuse.Stat | None = None
+        self._stat_of = 0
 
     @property
     def size(self) -> int:
@@ -87,14 +99,16 @@ class Node:
         return 1
 
     def stat(self) -> libfuse.Stat:
-        """Everything that ls -l shows."""
-        st = libfuse.Stat()
-        st.st_ino, st.st_mode, st.st_nlink = self.ino, self.type | self.permissions, self.links
+        """Everything that ls -l shows. The struct is this node's own, filled in anew where something can change."""
+        st = self._stat
+        if st is None or self._stat_of != self.changed:
+            self._stat_of = self.changed
+            st = self._stat = libfuse.Stat(st_ino=self.ino, st_mode=self.type | self.permissions, st_blksize=4096)
+            for spec in (st.st_atimespec, st.st_mtimespec, st.st_ctimespec):
+                spec.tv_sec, spec.tv_nsec = divmod(self.changed, 1_000_000_000)
+        size = self.size
+        st.st_nlink, st.st_size, st.st_blocks = self.links, size, -(-size // 512)
         st.st_uid, st.st_gid = self.owner.uid, self.owner.gid
-        st.st_size, st.st_blksize = self.size, 4096
-        st.st_blocks = -(-self.size // 512)
-        for spec in (st.st_atimespec, st.st_mtimespec, st.st_ctimespec):
-            spec.tv_sec, spec.tv_nsec = divmod(self.changed, 1_000_000_000)
         return st
 
     def open(self, flags: int) -> OpenFile:
@@ -128,8 +142,8 @@ class Directory(Node):
 
     @property
     def links(self) -> int:
-        """As for any directory: itself, its name, and the `..` of each directory in it."""
-        return 2 + sum(kind == stat.S_IFDIR for _, _, kind in self.entries())
+        """As for any directory: itself, its name, and the `..` of each directory in it. Asked at each lookup."""
+        return 2
 
     def mkdir(self, name: str, request: Request) -> Node:
         """Make a directory."""
@@ -159,6 +173,11 @@ class FixedDirectory(Directory):
     def entries(self) -> Iterable[tuple[str, int, int]]:
         """See Directory."""
         return [(name, node.ino, node.type) for name, node in self.nodes.items() if name not in self.hidden]
+
+    @property
+    def links(self) -> int:
+        """See Directory."""
+        return 2 + sum(kind == stat.S_IFDIR for _, _, kind in self.entries())
 
 
 class TextFile(Node):

@@ -21,6 +21,7 @@ from xenfs.abi.wire import FieldError
 from xenfs.fs import libfuse
 from xenfs.fs.fifos import Fifo
 from xenfs.fs.filesystem import ROOT_INO, Filesystem
+from xenfs.fs.listing import Listing
 from xenfs.fs.nodes import Child, Directory, Node, OpenFile
 from xenfs.fs.request import Request
 from xenfs.fs.stream import OpenStream
@@ -29,7 +30,6 @@ from xenfs.hypervisor.errors import HypercallError
 MAX_NAME = 255
 REMEMBERED = 4096
 """Lookups kept, one a thread: the oldest gives way."""
-_SPECIAL = {".": 0, "..": 0}
 
 
 class Operations:
@@ -40,9 +40,9 @@ class Operations:
         self.fs = fs
         self.known: dict[int, Node] = {ROOT_INO: fs.root}
         self.files: dict[int, tuple[Node, OpenFile]] = {}
-        self._listings: dict[int, list[tuple[str, int, int]]] = {}
+        self._listings: dict[int, Listing] = {}
         self._last_fh = 0
-        self._looked_up: OrderedDict[int, Child] = OrderedDict()
+        self._looked_up: OrderedDict[tuple[int, int], Child] = OrderedDict()
 
     def _directory(self, ino: int) -> Directory:
         node = self.known[ino]
@@ -61,19 +61,21 @@ class Operations:
 
     def lookup(self, request: Request, parent: int, name: bytes) -> None:
         """Find a name, and remember for this thread what it found."""
-        tid = self.fs.caller = request.tid
+        caller = request.caller
+        self.fs.caller, _ = caller
         if len(name) > MAX_NAME:
             raise OSError(errno.ENAMETOOLONG, "the name is too long")
         child = self._directory(parent).child(name.decode("utf-8", "replace"))
         if child is None:
-            self._looked_up.pop(tid, None)
+            self._looked_up.pop(caller, None)
             raise OSError(errno.ENOENT, "no such name")
-        self._looked_up[tid] = child
-        self._looked_up.move_to_end(tid)
+        self._looked_up[caller] = child
+        self._looked_up.move_to_end(caller)
         if len(self._looked_up) > REMEMBERED:
             self._looked_up.popitem(last=False)
-        if isinstance(child.node, Fifo) and tid != self.fs.work.tid:
-            self.fs.work.then(lambda: self._enter(request, child))  # once we hold it open
+        if isinstance(child.node, Fifo) and self.fs.caller != self.fs.work.tid:
+            fifo = child.node
+            self.fs.work.then(lambda: self._enter(request, child) if fifo.held else request.error(errno.ENFILE))
         else:
             self._enter(request, child)
 
@@ -128,11 +130,11 @@ class Operations:
 
     def open(self, request: Request, ino: int, fi: Any) -> None:
         """Open by the name that this thread has just looked up."""
-        node, flags, tid = self.known[ino], fi.contents.flags, request.tid
-        child = self._looked_up.pop(tid, None)
+        node, flags, caller = self.known[ino], fi.contents.flags, request.caller
+        child = self._looked_up.pop(caller, None)
         if not node.shared:
             opened = node.open(flags)
-        elif tid == 0 or child is None or child.node is not node or child.way is None:
+        elif caller[0] == 0 or child is None or child.node is not node or child.way is None:
             raise OSError(errno.EACCES, "a shared page opens by its name only")
         elif getattr(node, "dead", False):
             raise OSError(errno.ENOENT, "the frame has gone")
@@ -149,7 +151,9 @@ class Operations:
 
     def write(self, request: Request, _ino: int, data: int, size: int, offset: int, fi: Any) -> None:
         """Write; also how dirty pages come back."""
-        self._file(fi).write(request, ctypes.string_at(data, size), offset)
+        opened = self._file(fi)
+        take = opened.writeback if fi.contents.writepage & 1 else opened.write
+        take(request, ctypes.string_at(data, size), offset)
 
     def poll(self, request: Request, _ino: int, fi: Any, handle: int | None) -> None:
         """What is ready."""
@@ -177,21 +181,11 @@ class Operations:
         request.opened(self._last_fh, 0)
 
     def readdir(self, request: Request, ino: int, size: int, offset: int, fi: Any) -> None:
-        """List; the offset is the place in the listing as taken at offset 0, so that nothing is skipped or doubled."""
+        """List; from offset 0, anew."""
         fh = fi.contents.fh
         if offset == 0 or fh not in self._listings:
-            dots = [(".", ino, stat.S_IFDIR), ("..", ROOT_INO, stat.S_IFDIR)]
-            self._listings[fh] = dots + list(self._directory(ino).entries())
-        listing = self._listings[fh]
-        buffer, used, st = ctypes.create_string_buffer(size), 0, libfuse.Stat()
-        for place in range(max(0, offset), len(listing)):
-            name, st.st_ino, st.st_mode = listing[place]
-            at = ctypes.byref(buffer, used)
-            need = libfuse.add_direntry(request.raw, at, size - used, name.encode(), ctypes.byref(st), place + 1)
-            if need > size - used:
-                break
-            used += need
-        request.data(buffer.raw[:used])
+            self._listings[fh] = Listing(ino, self._directory(ino).entries())
+        request.data(self._listings[fh].pack(offset, size))
 
     def releasedir(self, request: Request, _ino: int, fi: Any) -> None:
         """Close a directory."""

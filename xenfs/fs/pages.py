@@ -27,13 +27,22 @@ if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
     from xenfs.fs.request import Request
 
-FIRST_INO = 1 << 40
+_FIRST_INO = 1 << 62
+_TENURE = 1 << 32
 _ZEROS = bytes(PAGE_SIZE)
 _RETRIEVE_DEADLINE = 10.0
 
 
+def is_page(ino: int) -> bool:
+    """Whether an inode number is a page's."""
+    return ino >= _FIRST_INO
+
+
 class Page(Node):
-    """One tenure of a frame. `data` is what has been written back to us; empty means zeros."""
+    """One tenure of a frame. `data` is what has been written back to us; empty means zeros.
+
+    While the bytes are on their way from the former owner, `waiting` has what is to be done when they are here.
+    """
 
     type = stat.S_IFREG
     shared = True
@@ -45,7 +54,7 @@ class Page(Node):
         self.frame = frame
         self.data = bytearray()
         self.dead = False
-        self.waiting: list[tuple[Request, int, int]] | None = None
+        self.waiting: list[Callable[[], None]] | None = None
 
     @property
     def size(self) -> int:
@@ -62,6 +71,13 @@ class Page(Node):
             self.data = bytearray(PAGE_SIZE)
         self.data[offset : offset + len(data)] = data
 
+    def when_here(self, then: Callable[[], None]) -> None:
+        """Do something that needs the bytes: now, or once they have come."""
+        if self.waiting is None:
+            then()
+        else:
+            self.waiting.append(then)
+
 
 class OpenPage(OpenFile):
     """A page opened by one of its names; `gone` is what its release means to the machine."""
@@ -76,20 +92,35 @@ class OpenPage(OpenFile):
         """A fault or a read: an error on a dead page, which a mapping meets as SIGBUS."""
         del nonblocking
         page = self._page
-        if page.dead:
-            request.error(errno.EIO)
-        elif page.waiting is not None:
-            page.waiting.append((request, size, offset))
-        else:
-            request.data(page.content()[offset : offset + size])
+
+        def answer() -> None:
+            if page.dead:
+                request.error(errno.EIO)
+            else:
+                request.data(page.content()[offset : offset + size])
+
+        page.when_here(answer)
 
     def write(self, request: Request, data: bytes, offset: int) -> None:
-        """A writeback or a write. What a dead page still writes back is taken: it may be on its way to a new owner."""
+        """A write by a system call, which a dead page refuses."""
+        page = self._page
+
+        def take() -> None:
+            if page.dead:
+                request.error(errno.EIO)
+            else:
+                self.writeback(request, data, offset)
+
+        page.when_here(take)
+
+    def writeback(self, request: Request, data: bytes, offset: int) -> None:
+        """What was stored in the kernel's page. A dead page's is taken: it may be on its way to a new owner."""
         room = max(0, PAGE_SIZE - offset)
-        if not room:
-            raise OSError(errno.ENOSPC, f"a page has {PAGE_SIZE} bytes")
-        self._page.merge(data[:room], offset)
-        request.written(min(len(data), room))
+        if room:
+            self._page.merge(data[:room], offset)
+            request.written(min(len(data), room))
+        else:
+            request.error(errno.ENOSPC)
 
     def release(self) -> None:
         """See OpenFile."""
@@ -110,7 +141,7 @@ class Pages:
 
     def ino(self, frame: int) -> int:
         """The inode number of a frame's tenure."""
-        return FIRST_INO * (self._tenures.get(frame, 0) + 1) + frame
+        return _FIRST_INO + self._tenures.get(frame, 0) * _TENURE + frame
 
     def page(self, frame: int, owner: Owner) -> Page:
         """The inode of a frame as it is owned now."""
@@ -136,24 +167,30 @@ class Pages:
                     self._fs.work.put(partial(self._invalidate, page.ino))
 
     def move(self, frame: int) -> None:
-        """See Contents. While the old inode is written back, readers of the new one wait."""
+        """See Contents. While the old inode is written back, readers and writers of the new one wait."""
         old = self._end_tenure(frame)
         if old is None:
             return
-        new = self._pages[frame] = Page(self._fs, self.ino(frame), frame, old.owner)
-        if not old.opens:
+        new = self._pages[frame] = Page(self._fs, self.ino(frame), frame, self._fs.frame_owner(frame))
+        work = self._fs.work
+        if not old.opens and work.idle:
             new.data = old.data
             return
         new.waiting = []
-        work = self._fs.work
-        work.put(lambda: self._invalidate(old.ino))
-        work.then(lambda: self._arrived(old, new))
+        work.put(lambda: self._carry(old, new))
+        work.then(lambda: self._arrived(new))
 
-    def _arrived(self, old: Page, new: Page) -> None:
-        new.data = bytearray(old.data)
+    def _carry(self, old: Page, new: Page) -> None:
+        """On the work thread, behind everything that still puts bytes into the old page."""
+        try:
+            self._invalidate(old.ino)
+        finally:
+            new.data = bytearray(old.data)
+
+    def _arrived(self, new: Page) -> None:
         waiting, new.waiting = new.waiting or [], None
-        for request, size, offset in waiting:
-            request.data(new.content()[offset : offset + size])
+        for then in waiting:
+            then()
 
     def copy(self, source: int, source_offset: int, dest: int, dest_offset: int, length: int) -> None:
         """See Contents."""

@@ -29,14 +29,10 @@ class Request:
         return self._raw
 
     @property
-    def tid(self) -> int:
-        """The caller's thread id; 0 for one outside our pid namespace."""
-        return int(libfuse.req_ctx(self._raw).contents.pid)
-
-    @property
-    def uid(self) -> int:
-        """The caller's user."""
-        return int(libfuse.req_ctx(self._raw).contents.uid)
+    def caller(self) -> tuple[int, int]:
+        """The caller's thread id, 0 for one outside our pid namespace, and user: a thread's number may come again."""
+        context = libfuse.req_ctx(self._raw).contents
+        return int(context.pid), int(context.uid)
 
     def _once(self) -> int:
         if self.answered:

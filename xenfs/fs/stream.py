@@ -35,7 +35,7 @@ class OpenStream(OpenFile):
     def __init__(self) -> None:
         """Nothing to read, nobody waiting."""
         self._readers: deque[tuple[Request, int]] = deque()
-        self._handles: list[int] = []
+        self._handle: int | None = None
 
     def take(self, size: int) -> bytes | None:
         """Up to `size` bytes; empty at the end of file; None when there is nothing yet."""
@@ -63,23 +63,25 @@ class OpenStream(OpenFile):
             request, _ = self._readers.popleft()
             request.resume()
             request.data(data)
-        if self._handles and self.events() & POLLIN:
-            for handle in self._handles:
-                libfuse.notify_poll(handle)
-                libfuse.pollhandle_destroy(handle)
-            self._handles.clear()
+        if self._handle and self.events() & POLLIN:
+            libfuse.notify_poll(self._handle)
+            self._keep(None)
 
     def poll(self, request: Request, handle: int | None) -> None:
-        """Answer what is ready, and remember whom to tell when there is more."""
+        """Answer what is ready, and remember how to tell when there is more."""
         if handle:
-            self._handles.append(handle)
+            self._keep(handle)
         request.polled(self.events())
+
+    def _keep(self, handle: int | None) -> None:
+        """One handle wakes every poller of the file, so the latest is enough."""
+        if self._handle:
+            libfuse.pollhandle_destroy(self._handle)
+        self._handle = handle
 
     def release(self) -> None:
         """See OpenFile."""
-        for handle in self._handles:
-            libfuse.pollhandle_destroy(handle)
-        self._handles.clear()
+        self._keep(None)
 
 
 class Ctl(Node):
@@ -101,15 +103,16 @@ class OpenCtl(OpenStream):
     def __init__(self, fs: Filesystem, domain: Domain, handle: int | None) -> None:
         """Begin with nothing asked."""
         super().__init__()
-        self._fs, self._domain, self._handle = fs, domain, handle
+        self._fs, self._domain, self._open = fs, domain, handle
         self._line = b""
+        self._skipping = False
         self._answers = bytearray()
-        self._outstanding = 0
+        self._owed = 0
 
     def take(self, size: int) -> bytes | None:
         """See OpenStream: the end of file when nothing is unanswered."""
         if not self._answers:
-            return None if self._outstanding else b""
+            return None if self._owed else b""
         data = bytes(self._answers[:size])
         del self._answers[:size]
         return data
@@ -121,39 +124,44 @@ class OpenCtl(OpenStream):
     def write(self, request: Request, data: bytes, offset: int) -> None:
         """See OpenFile."""
         del offset
-        if len(self._answers) > MAX_UNREAD:
+        if len(self._answers) + self._owed > MAX_UNREAD:
             raise OSError(errno.EAGAIN, "read the answers first")
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
-            self._ask(line)
-        if len(self._line) > text.MAX_LINE:
-            self._ask(self._line)
+            if self._skipping:
+                self._skipping = False
+            else:
+                self._ask(line)
+        if self._skipping:
             self._line = b""
+        elif len(self._line) > text.MAX_LINE:
+            self._ask(self._line)
+            self._line, self._skipping = b"", True  # to its end: a line has one answer
         request.written(len(data))
 
     def _ask(self, line: bytes) -> None:
-        self._outstanding += 1
-        answer = self._call(line) + "\n"
+        answer = self._call(line).encode() + b"\n"
+        self._owed += len(answer)
         self._fs.work.then(lambda: self._answer(answer))
 
-    def _answer(self, answer: str) -> None:
-        self._outstanding -= 1
-        self._answers += answer.encode()
+    def _answer(self, answer: bytes) -> None:
+        self._owed -= len(answer)
+        self._answers += answer
         self.wake()
 
     def _call(self, line: bytes) -> str:
         request: Wire | None = None
         try:
             request = text.parse(line.decode("utf-8", "replace"))
-            return text.answer(self._fs.machine.call(request, self._fs.domid(self._domain), self._handle or 0))
+            return text.answer(self._fs.call(request, self._domain, self._open or 0))
         except HypercallError as error:
             return text.refusal(Failure.of(error, request))
 
     def release(self) -> None:
         """See OpenFile."""
         super().release()
-        if self._handle is not None:
-            self._fs.close_handle(self._domain, self._handle)
+        if self._open is not None:
+            self._fs.close_handle(self._domain, self._open)
 
 
 class TracePipe(Node):

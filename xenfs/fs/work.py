@@ -27,6 +27,8 @@ class Work:
         self._jobs: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()
         self._back: deque[Job] = deque()
         self._outstanding = 0
+        self._closed = False
+        self.ended = False
         self._thread = threading.Thread(target=self._run, name="xenfs-work", daemon=True)
 
     def start(self) -> None:
@@ -40,16 +42,24 @@ class Work:
 
     def put(self, job: Job) -> None:
         """Have a job done on the thread, after those before it. From the loop only."""
-        self._outstanding += 1
-        self._jobs.put((job, False))
+        self._put(job, on_loop=False)
+
+    def _put(self, job: Job, *, on_loop: bool) -> None:
+        if not self._closed:
+            self._outstanding += 1
+            self._jobs.put((job, on_loop))
 
     def then(self, continuation: Job) -> None:
         """Run a continuation on the loop when all jobs so far are done; at once when there are none."""
-        if self._outstanding == 0:
+        if self.idle:
             continuation()
         else:
-            self._outstanding += 1
-            self._jobs.put((continuation, True))
+            self._put(continuation, on_loop=True)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way. On the loop only."""
+        return self._outstanding == 0
 
     def back(self, continuation: Job) -> None:
         """Run something on the loop; from the thread."""
@@ -63,7 +73,11 @@ class Work:
         except BlockingIOError:
             return
         while self._back:
-            self._back.popleft()()
+            try:
+                self._back.popleft()()
+            except Exception:
+                # it was about one request; the machine goes on
+                traceback.print_exc(file=sys.stderr)
 
     def _finished(self) -> None:
         self._outstanding -= 1
@@ -80,8 +94,10 @@ class Work:
                     # a job fails for its own page or FIFO only; the machine goes on
                     traceback.print_exc(file=sys.stderr)
             self.back(self._finished)
+        self.ended = True
+        self.back(lambda: None)
 
-    def stop(self, timeout: float) -> None:
-        """Have the thread end after the jobs so far."""
+    def close(self) -> None:
+        """Take no more jobs: the thread ends after those so far, for which the loop must go on until `ended`."""
+        self._closed = True
         self._jobs.put(None)
-        self._thread.join(timeout)
