@@ -21,6 +21,7 @@ peer's event index is advice, and only ever costs the peer its own wake-up. A ri
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import starmap
@@ -74,7 +75,7 @@ def _unit(size: int, stride: int) -> tuple[Literal["Q", "I", "H", "B"], int]:
     return ("B", 1) if common % 2 else ("H", 2) if common % 4 else ("I", 4) if common % 8 else ("Q", 8)
 
 
-class _Ring:
+class _Ring(ABC):
     """One end; which header words are whose, and how far each side may go, is all in which the ends differ."""
 
     _front: ClassVar[bool]
@@ -273,8 +274,9 @@ class _Ring:
         indices = f"{self._names[0]}={self._prod_pvt} {self._names[1]}={self._cons}"
         return f"<{type(self).__name__} {self.name} {shape} {indices}{state}>"
 
+    @abstractmethod
     def _impossible(self, prod: int) -> PeerRingError:
-        raise NotImplementedError
+        """What is wrong with the peer's producer."""
 
     def _overflow(self, req_prod: int, rsp_prod: int) -> PeerRingError:
         ahead = u32(req_prod - rsp_prod)

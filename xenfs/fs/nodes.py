@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -126,19 +127,19 @@ class Node:
         raise OSError(errno.EPERM, "only a domain has an owner that can be changed")
 
 
-class Directory(Node):
+class Directory(Node, ABC):
     """A directory. `child` may resolve names that `entries` does not list."""
 
     type = stat.S_IFDIR
     attr_timeout = 1.0
 
+    @abstractmethod
     def child(self, name: str) -> Child | None:
         """What a name leads to, None when nothing."""
-        raise NotImplementedError
 
+    @abstractmethod
     def entries(self) -> Iterable[tuple[str, int, int]]:
         """Name, inode number and type of everything that is listed, in stable order."""
-        raise NotImplementedError
 
     @property
     def links(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ MAX_UNREAD = 1 << 20
 """Bytes of answers that wait to be read before ctl takes no more calls."""
 
 
-class OpenStream(OpenFile):
+class OpenStream(OpenFile, ABC):
     """What ctl and trace_pipe have in common: bytes to come, readers that wait for them, and pollers."""
 
     flags = libfuse.FOPEN_DIRECT_IO | libfuse.FOPEN_STREAM
@@ -37,9 +38,9 @@ class OpenStream(OpenFile):
         self._readers: deque[tuple[Request, int]] = deque()
         self._handle: int | None = None
 
+    @abstractmethod
     def take(self, size: int) -> bytes | None:
         """Up to `size` bytes; empty at the end of file; None when there is nothing yet."""
-        raise NotImplementedError
 
     def read(self, request: Request, size: int, offset: int, nonblocking: bool) -> None:
         """See OpenFile."""
