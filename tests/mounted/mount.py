@@ -74,6 +74,11 @@ class Client:
         line, self._said = self._said.split(b"\n", 1)
         return line.decode()
 
+    def speaks(self, seconds: float) -> bool:
+        """Whether it says something within that time."""
+        assert self.process.stdout is not None
+        return bool(self._said or select.select([self.process.stdout], [], [], seconds)[0])
+
     def say(self, text: str = "") -> None:
         """Send it a line."""
         assert self.process.stdin is not None

@@ -33,9 +33,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(call: Callable[[], object]) -> None:
+def gone(call: Callable[..., object], *arguments: object) -> None:
+    """That a call fails because the daemon is dead."""
     with pytest.raises(OSError) as error:  # noqa: PT011 - checked below
-        call()
+        call(*arguments)
     assert error.value.errno in GONE
 
 
@@ -79,8 +80,8 @@ def test_kill_9_leaves_pages_and_events_and_tells_pollers(own_mnt: Xen) -> None:
     own_mnt.mount.kill()
     assert user.ask() == repr(b"still") + " " + repr(b"\n") + " True"
     for name in ("hypervisor/frames", "domains/1/ctl", "domains"):
-        gone(lambda name=name: os.open(own_mnt.root / name, os.O_RDONLY))
-    gone(lambda: ctl.ask("bind_ipi"))
+        gone(os.open, own_mnt.root / name, os.O_RDONLY)
+    gone(ctl.ask, "bind_ipi")
     poller = select.poll()
     poller.register(ctl.fd, select.POLLIN)
     assert poller.poll(0)[0][1] & select.POLLERR

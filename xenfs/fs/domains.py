@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from xenfs.abi.xen import NO_DOMID
 from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain, RenameDomain, SetMaxMemory, SetMemory
+from xenfs.fs.ctl import Ctl
 from xenfs.fs.evtchn import Evtchn
 from xenfs.fs.memory import Foreign, Frames, Grants, Rings
 from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile, number
-from xenfs.fs.stream import Ctl
 
 if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
@@ -39,7 +39,9 @@ class DomainDirectory(FixedDirectory):
         call = fs.machine.call
 
         def rename(value: str) -> None:
-            call(RenameDomain(name=value), fs.domid(domain))
+            request = RenameDomain(name=value)
+            request.check()
+            call(request, fs.domid(domain))
 
         def set_memory(value: str) -> None:
             call(SetMemory(frames=_frames(value)), fs.domid(domain))

@@ -15,13 +15,13 @@ _OPEN_OUT = struct.Struct("<QIi")  # struct fuse_open_out of linux/fuse.h: fh, o
 class Request:
     """A request with its answer still to come. Answering twice is a bug here and a crash in libfuse, so it raises."""
 
-    __slots__ = ("_raw", "answered", "on_interrupt")
+    __slots__ = ("_interrupted", "_raw", "answered")
 
     def __init__(self, raw: int) -> None:
         """Take the fuse_req_t over."""
         self._raw = raw
         self.answered = False
-        self.on_interrupt: Callable[[], None] | None = None
+        self._interrupted: object = None
 
     @property
     def raw(self) -> int:
@@ -90,25 +90,11 @@ class Request:
 
         The kernel waits for that answer before the signal is delivered, so it must come at once.
         """
-        self.on_interrupt = on_interrupt
-        PARKED[self._raw] = self
-        libfuse.req_interrupt_func(self._raw, _interrupted, None)
 
-    def resume(self) -> None:
-        """Take the request off the parked ones, to answer it now."""
-        PARKED.pop(self._raw, None)
+        def interrupted(_raw: int, _data: object) -> None:
+            if not self.answered:
+                on_interrupt()
+                self.error(errno.EINTR)
 
-
-PARKED: dict[int, Request] = {}
-"""Requests being kept, by fuse_req_t; libfuse has no room for more than the pointer in its interrupt callback."""
-
-
-def _on_interrupt(raw: int, _data: object) -> None:
-    request = PARKED.pop(raw, None)
-    if request is not None and not request.answered:
-        if request.on_interrupt is not None:
-            request.on_interrupt()
-        request.error(errno.EINTR)
-
-
-_interrupted = libfuse.INTERRUPT(_on_interrupt)
+        self._interrupted = libfuse.INTERRUPT(interrupted)
+        libfuse.req_interrupt_func(self._raw, self._interrupted, None)
