@@ -1,5 +1,20 @@
 """The mounts of tests/mounted, for what is hostile to the filesystem itself."""
 
-from tests.mounted.conftest import folder, mnt, own_mnt, shared_mounts
+from __future__ import annotations
 
-__all__ = ["folder", "mnt", "own_mnt", "shared_mounts"]
+from pathlib import Path
+
+import pytest
+
+from tests.hostile.files import paths
+from tests.mounted.conftest import folder, mnt, own_mnt, shared_mounts
+from tests.mounted.mount import Xen
+
+__all__ = ["files", "folder", "mnt", "own_mnt", "shared_mounts"]
+
+
+@pytest.fixture
+def files(mnt: Xen) -> list[Path]:
+    mnt.domain(1)
+    mnt.domain(2)
+    return paths(mnt)

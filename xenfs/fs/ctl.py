@@ -47,10 +47,12 @@ class Ctl(Node):
         if self._going_on:
             return
         self._going_on = True
-        while self.waiting and not self.owed:
-            opened, request, data = self.waiting.popleft()
-            opened.accept(request, data, waited=True)
-        self._going_on = False
+        try:
+            while self.waiting and not self.owed:
+                opened, request, data = self.waiting.popleft()
+                opened.accept(request, data, waited=True)
+        finally:
+            self._going_on = False
 
 
 class OpenCtl(OpenStream):

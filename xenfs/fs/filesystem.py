@@ -42,6 +42,7 @@ class Filesystem:
         self.followers: list[OpenStream] = []
         self._last_ino = ROOT_INO
         self._told = self._shown = 0
+        self._counted, self._table = -1, ""
         self._trace_lines: deque[str] = deque(maxlen=config.trace)
         self._born = time.monotonic()
         self.work = Work()
@@ -59,7 +60,7 @@ class Filesystem:
     def _hypervisor(self, version: str) -> Directory:
         directory = FixedDirectory(self, self.new_ino(), self)
         directory.nodes = {
-            "frames": TextFile(self, self, lambda: frames_table(self.machine)),
+            "frames": TextFile(self, self, self._frames),
             "pid": TextFile(self, self, lambda: f"{os.getpid()}\n"),
             "trace": TextFile(self, self, self._trace),
             "trace_pipe": TracePipe(self, self),
@@ -69,6 +70,12 @@ class Filesystem:
         directory.nodes["trace"].permissions = 0o400  # it tells of every domain
         directory.hidden = {"trace_pipe"}
         return directory
+
+    def _frames(self) -> str:
+        # kept until the next hypercall, since each lookup asks how long it is
+        if self._counted != self.machine.trace.last:
+            self._counted, self._table = self.machine.trace.last, frames_table(self.machine)
+        return self._table
 
     def _trace(self) -> str:
         # kept, since each stat asks how long it is
