@@ -72,10 +72,10 @@ def _signals(numbers: Sequence[int], then: Callable[[], None]) -> Iterator[int]:
 class Daemon:
     """A filesystem with its session and its loop."""
 
-    def __init__(self, mountpoint: str, config: Config, options: Sequence[str] = ()) -> None:
+    def __init__(self, mountpoint: str, config: Config, options: Sequence[str] = (), *, debug: bool = False) -> None:
         """Mount. Raises MountError."""
         self.fs = Filesystem(mountpoint, config, version("xenfs"))
-        self.session = Session(mountpoint, Operations(self.fs).handlers(), mount_options(options))
+        self.session = Session(mountpoint, Operations(self.fs).handlers(), mount_options(options), debug=debug)
         self.fs.channel = self.session.channel
         self._stopping = False
 
@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = Config(frames=words.frames, dom0_frames=words.dom0_frames)
     options = [option for group in words.options for option in group.split(",") if option]
     try:
-        daemon = Daemon(str(Path(words.mountpoint).resolve()), config, options)
+        daemon = Daemon(str(Path(words.mountpoint).resolve()), config, options, debug=words.debug)
     except MountError as error:
         tell(str(error.strerror))
         print(f"xenfs: {error.strerror}", file=sys.stderr)

@@ -38,8 +38,10 @@ class MountError(OSError):
 class Session:
     """A mounted filesystem that `handlers` answer for."""
 
-    def __init__(self, mountpoint: str, handlers: dict[str, Callable[..., None]], options: Sequence[str]) -> None:
-        """Mount. Raises MountError."""
+    def __init__(
+        self, mountpoint: str, handlers: dict[str, Callable[..., None]], options: Sequence[str], *, debug: bool = False
+    ) -> None:
+        """Mount; with `debug` libfuse tells each request on stderr. Raises MountError."""
         self.mountpoint = mountpoint
         self._operations = libfuse.Operations(**{n: libfuse.PROTOTYPES[n](f) for n, f in handlers.items()})
         mount_args = libfuse.args("xenfs", "-o" + ",".join(options))
@@ -48,7 +50,7 @@ class Session:
             raise MountError(errno.EPERM, f"cannot mount on {mountpoint}")
         self.channel: int = channel
         # with the default of 12 requests in the background, an unmap overtakes the call that relies on it
-        session_args = libfuse.args("xenfs", "-omax_background=65535")
+        session_args = libfuse.args("xenfs", "-omax_background=65535", *(["-d"] if debug else []))
         size = ctypes.sizeof(self._operations)
         self._session = libfuse.lowlevel_new(ctypes.byref(session_args), ctypes.byref(self._operations), size, None)
         if not self._session:

@@ -182,6 +182,16 @@ def test_the_foreground_ends_with_a_signal(lab: Lab) -> None:
         assert lab.mounts() == []
 
 
+def test_debugging_tells_each_request(lab: Lab) -> None:
+    daemon = lab.start(*PROGRAM, "mount", "-f", "-d")
+    lab.wait_mounts(lambda seen: len(seen) == 1)
+    assert lab.pid() == daemon.pid
+    daemon.send_signal(signal.SIGTERM)
+    _, said = daemon.communicate(timeout=SECONDS)
+    assert daemon.returncode == 0
+    assert "opcode: LOOKUP" in said
+
+
 def test_the_daemon_ends_with_a_signal_and_unmounts(xen: Lab) -> None:
     pid = xen.pid()
     os.kill(pid, signal.SIGTERM)
