@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor for each port
-    config = Config(frames=words.frames, dom0_frames=words.dom0_frames)
+    config = Config(frames=words.frames, dom0_frames=words.dom0_frames, lingering_maps=True)
     options = [option for group in words.options for option in group.split(",") if option]
     try:
         daemon = Daemon(str(Path(words.mountpoint).resolve()), config, options, debug=words.debug)

@@ -101,6 +101,37 @@ def test_kill_9_releases_all_that_a_process_had(mnt: Xen) -> None:
     mnt.home(2).joinpath("memory").write_text("0")
 
 
+def test_what_a_dead_domain_maps_stays_mapped_until_its_process_lets_go(mnt: Xen) -> None:
+    mnt.domain(1)
+    mnt.domain(2)
+    owner = mnt.ctl(1)
+    frame, ref = owner.grant(2)
+    user = mnt.client("""
+        page = mapped(home(2) / "foreign" / "1" / hear())
+        say("mapped")
+        while hear():
+            page[:4] = b"late"
+            say(bytes(page[4:8]))
+    """)
+    assert user.ask(str(ref)) == "mapped"
+    mnt.home(2).rmdir()
+    assert mnt.dying() == ["2"]
+    mnt.domain(2)  # the number is free, and its next owner has nothing to do with that mapping
+    assert mnt.counts(2) == Counts(1024, 0, 0, 0)
+    own = mapped(mnt.home(1) / "frames" / str(frame))
+    own[4:8] = b"here"
+    assert user.ask("still there?") == "b'here'"
+    assert own[:4] == b"late"
+    assert owner.ask(f"end_access ref={ref}").startswith("error EBUSY")
+    assert owner.ask(f"free_frame frame={frame}").startswith("error EBUSY")
+    assert "maps=1" in (mnt.home(1) / "grants" / str(ref) / "info").read_text()
+    user.kill()
+    until(lambda: not mnt.dying())
+    own.close()
+    assert owner.ask(f"end_access ref={ref}") == "ok"
+    assert owner.ask(f"free_frame frame={frame}") == "ok"
+
+
 ONE = """
     path = home(2) / "foreign" / "1" / hear()
     fd = os.open(path, os.O_RDWR)

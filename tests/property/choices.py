@@ -117,6 +117,7 @@ GRANTS: dict[str, Make] = {
     "end": lambda d, n, me: op.EndAccess(ref=ref(d, n, me, False), flags=d.of((0, 1), (0,))),
     "map": a_map,
     "unmap": lambda d, n, me: gt.UnmapGrantRef(handle=d.of(numbers(n, "map", me), NUMBERS)),
+    "release": lambda d, n, _: op.ReleaseMapping(mapping=d.of([t.serial for t in n.of("map")], NUMBERS)),
     "copy": a_copy,
 }
 FLIPS: dict[str, Make] = {

@@ -51,6 +51,7 @@ class Thing:
     offer: bool = False
     ending: bool = False
     of: Thing | None = None
+    serial: int = 0
     state: str = ""
     events: int = 0
 
@@ -65,6 +66,7 @@ class Thing:
 class Naive:
     """The machine as a list of things in order of age; every question is answered by looking through all of it."""
 
+    lingering: bool = False
     owner: dict[int, int | None] = field(default_factory=lambda: dict.fromkeys(range(CONFIG.frames)))
     live: dict[int, int] = field(default_factory=dict)
     most: dict[int, int] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Naive:
     heads: dict[int, bytes] = field(default_factory=dict)
     handles_made: int = 0
     resets: int = 0
+    maps_made: int = 0
 
     def limits(self, me: int) -> Limits:
         return CONFIG.limits if me else CONFIG.dom0_limits
@@ -165,7 +168,10 @@ class Naive:
                 if not budget:
                     return
                 budget -= 1
-                self.release(mine[-1])
+                if mine[-1].kind == "map" and self.lingering and mine[-1].owner not in self.live.values():
+                    mine[-1].key = None
+                else:
+                    self.release(mine[-1])
             while key[0] == "root" and (idle := self.idle(key[1])):
                 if not budget:
                     return
@@ -201,6 +207,8 @@ class Naive:
             port.events += port.state == "virq" and port.to == virq and not self.closed(port)
 
     def create_domain(self, _me: int, _key: Key, r: op.CreateDomain) -> Results:
+        if r.max_frames > CONFIG.frames:
+            no(e.Invalid)
         if r.dom in self.live:
             no(e.DomainExists)
         if r.frames > min(len(self.free()), r.max_frames):
@@ -328,11 +336,16 @@ class Naive:
             no(e.NoFreeMapping)
         grant = self.reach(me, you, r.ref, not r.flags & 4)
         mapping = self.new("map", me, key, 0, 99, e.NoFreeMapping, frame=grant.frame, of=grant)
-        mapping.readonly = bool(r.flags & 4)
+        self.maps_made += 1
+        mapping.readonly, mapping.serial = bool(r.flags & 4), self.maps_made
         return {"handle": int(mapping.number)}
 
     def unmap_grant_ref(self, me: int, _key: Key, r: gt.UnmapGrantRef) -> Results:
         self.release(self.get("map", me, r.handle) or no(e.BadMapping))
+        return {}
+
+    def release_mapping(self, _me: int, _key: Key, r: op.ReleaseMapping) -> Results:
+        self.release(next((t for t in self.of("map") if t.serial == r.mapping), None) or no(e.BadMapping))
         return {}
 
     def copy(self, me: int, _key: Key, r: gt.Copy) -> Results:

@@ -15,9 +15,9 @@ import pytest
 from tests.conformance.world import FRAMES
 from tests.mounted.inside import Ctl
 from tests.mounted.mount import Xen
-from xenfs.abi.grant_table import GntMap, MapGrantRef, UnmapGrantRef
+from xenfs.abi.grant_table import GntMap, MapGrantRef
 from xenfs.abi.wire import Wire
-from xenfs.abi.xenfs_op import CloseHandle, CreateDomain, DestroyDomain, OpenHandle
+from xenfs.abi.xenfs_op import CloseHandle, CreateDomain, DestroyDomain, OpenHandle, ReleaseMapping
 from xenfs.hypervisor import Config, Machine, text
 from xenfs.hypervisor.errors import HypercallError
 from xenfs.hypervisor.snapshot import frames_table
@@ -42,12 +42,11 @@ class Handle:
 
 @dataclass(eq=False)
 class Mapping:
-    """The same mapping in both: an open file, and a number of the bare machine's."""
+    """The same mapping in both: an open file, and what the bare machine calls it."""
 
     domid: int
     fd: int
-    number: int
-    alive: bool = True
+    serial: int
 
 
 class Life:
@@ -55,7 +54,7 @@ class Life:
 
     def __init__(self, mnt: Xen, seed: int) -> None:
         self.mnt, self.rng = mnt, random.Random(seed)
-        self.machine = Machine(Config(frames=FRAMES))
+        self.machine = Machine(Config(frames=FRAMES, lingering_maps=True))
         self.handles: list[Handle] = []
         self.mappings: list[Mapping] = []
         self.story: list[str] = []
@@ -139,8 +138,6 @@ class Life:
         assert done == (self.world(DestroyDomain(dom=domid)) is not None)
         for handle in self.handles:
             handle.alive &= not (done and handle.domid == domid)
-        for mapping in self.mappings:
-            mapping.alive &= not (done and mapping.domid == domid)
 
     def enter(self) -> None:
         domid = self.rng.choice((0, *DOMIDS))
@@ -187,14 +184,14 @@ class Life:
         self.story.append(f"map {path.relative_to(self.mnt.root)} {readonly}: {fd >= 0}")
         assert (fd >= 0) == (answer is not None)
         if isinstance(answer, MapGrantRef):
-            self.mappings.append(Mapping(domid, fd, answer.handle))
+            mapping = self.machine.state.domains[domid].maps[answer.handle]
+            self.mappings.append(Mapping(domid, fd, mapping.serial))
 
     def unmap(self) -> None:
         if self.mappings:
             mapping = self.mappings.pop(self.rng.randrange(len(self.mappings)))
             os.close(mapping.fd)
-            if mapping.alive:
-                self.world(UnmapGrantRef(handle=mapping.number), mapping.domid)
+            assert self.world(ReleaseMapping(mapping=mapping.serial)) is not None
             self.story.append(f"unmap of {mapping.domid}")
 
     def step(self) -> None:

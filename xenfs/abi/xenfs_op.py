@@ -33,6 +33,7 @@ class XenfsOp(IntEnum):
     close_handle = 7
     reap = 8
     raise_virq = 9
+    release_mapping = 10
     alloc_frame = 16
     free_frame = 17
     grant_access = 18
@@ -136,6 +137,14 @@ class Reap(Wire):
 
     budget: U32
     left: Annotated[U32, OUT] = 0
+
+
+@wire("xenfs_release_mapping", 8)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseMapping(Wire):
+    """Unmap by the machine's own number of a mapping, which outlives the domain that mapped."""
+
+    mapping: U64
 
 
 @wire("xenfs_raise_virq", 12)

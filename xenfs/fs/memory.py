@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from xenfs.abi.grant_table import GntMap, Gtf, MapGrantRef, UnmapGrantRef
 from xenfs.abi.xen import DOMID_SELF
+from xenfs.abi.xenfs_op import ReleaseMapping
 from xenfs.fs.nodes import Child, Directory, OpenFile, Owner, TextFile, Way, number
 from xenfs.fs.pages import OpenPage, Page
 
@@ -211,8 +212,9 @@ class ForeignDomain(Directory):
         mapping = self.domain.maps[handle]
 
         def unmap() -> None:
-            # a domain that died has been unmapped already, and its number may be another's
-            if self.domain.maps.get(handle) is mapping:
+            if self.domain.state == "dying":  # its number may be another's
+                machine.call(ReleaseMapping(mapping=mapping.serial), world=True)
+            else:
                 machine.call(UnmapGrantRef(handle=handle), self.fs.domid(self.domain), world=True)
 
         return OpenPage(page, unmap)

@@ -60,8 +60,8 @@ def settle(state: State, frame: Frame) -> None:
 
 
 def forget_if_empty(state: State, domain: Domain) -> None:
-    """Strike a dead domain off the dying once all it had is released and it owns nothing more."""
-    if domain.released and not domain.frames:
+    """Strike a dead domain off the dying once all it had is released and it neither owns nor maps anything more."""
+    if domain.released and not domain.frames and not domain.maps:
         state.dying.remove(domain)
 
 

@@ -147,7 +147,9 @@ def map_grant_ref(state: State, caller: Caller, request: gt.MapGrantRef) -> dict
     number = domain.map_numbers.take()
     assert number is not None
     assert grant.frame is not None
-    mapping = domain.maps[number] = Mapping(number, domain, caller.handle, grant, grant.frame, readonly)
+    state.last_mapping += 1
+    mapping = Mapping(number, state.last_mapping, domain, caller.handle, grant, grant.frame, readonly)
+    domain.maps[number] = state.mappings[mapping.serial] = mapping
     caller.handle.owns[mapping] = None
     pin(grant, readonly, 1)
     grant.frame.maps += 1
@@ -171,14 +173,31 @@ def unmap_grant_ref(state: State, caller: Caller, request: gt.UnmapGrantRef) -> 
     return {}
 
 
+def release_mapping(state: State, _caller: Caller, request: op.ReleaseMapping) -> dict[str, int]:
+    """Unmap for a process whose domain may be gone."""
+    mapping = state.mappings.get(request.mapping)
+    if mapping is None:
+        raise BadMapping(f"mapping {request.mapping} of the machine", "there is no such mapping")
+    unmap(state, mapping)
+    return {}
+
+
+def leave(state: State, mapping: Mapping) -> None:
+    """Unmap what a handle leaves, unless its domain has died and a process of it may still have the page."""
+    mapping.handle.owns.pop(mapping, None)
+    if not (state.config.lingering_maps and mapping.domain.state == "dying"):
+        unmap(state, mapping)
+
+
 def unmap(state: State, mapping: Mapping) -> None:
     """End a mapping; the last one of an entry given up frees it, and the frame with it when its owner is gone."""
     mapping.handle.owns.pop(mapping, None)
-    del mapping.domain.maps[mapping.number]
+    del mapping.domain.maps[mapping.number], state.mappings[mapping.serial]
     mapping.domain.map_numbers.give(mapping.number)
     grant = mapping.grant
     pin(grant, mapping.readonly, -1)
     mapping.frame.maps -= 1
+    frames.forget_if_empty(state, mapping.domain)
     if grant.ending and not grant.maps:
         free(state, grant)
 

@@ -21,7 +21,7 @@ from xenfs.hypervisor.state import Caller, Domain, Frame, Grant, Handle, Mapping
 RELEASE: dict[type[Any], Callable[[State, Any], None]] = {
     Frame: frames.let_go,
     Grant: grants.end,
-    Mapping: grants.unmap,
+    Mapping: grants.leave,
     Port: events.release,
     Ring: frames.forget_ring,
 }

@@ -32,7 +32,8 @@ class Config:
     """The machine's size and habits.
 
     `frames` is its memory (4 KiB each); `slice` the resources released in one go before other callers get their turn;
-    `trace` the records that are kept.
+    `trace` the records that are kept. With `lingering_maps` what a dead domain mapped stays mapped until the world
+    releases it: a process may still have the page although its domain is gone.
     """
 
     frames: int = 1 << 20
@@ -41,6 +42,7 @@ class Config:
     dom0_limits: Limits = field(default_factory=lambda: Limits(ports=4095, handles=65536))
     slice: int = 1024
     trace: int = 4096
+    lingering_maps: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -129,9 +131,13 @@ class Grant:
 
 @dataclass(slots=True, eq=False)
 class Mapping:
-    """One mapping of a peer's grant, counted until it is unmapped, whoever of the two dies first."""
+    """One mapping of a peer's grant, counted until it is unmapped, whoever of the two dies first.
+
+    `number` is the domain's, `serial` the machine's own, which never comes again.
+    """
 
     number: int
+    serial: int
     domain: Domain
     handle: Handle
     grant: Grant
@@ -168,7 +174,7 @@ class Domain:
     """A domain: what it owns and what of that is in use.
 
     `idle` is what it owns of frames nobody has a hold on. A dead domain is `released` when everything but the frames
-    that peers map is.
+    that peers map is, and what its own processes still map.
     """
 
     domid: int
@@ -209,8 +215,8 @@ class Domain:
 class State:
     """The whole machine.
 
-    `busy` has a record for each frame in use, `closing` the handles still to be released, `domids` the numbers that
-    are free.
+    `busy` has a record for each frame in use, `mappings` every mapping by its serial, `closing` the handles still to
+    be released, `domids` the numbers that are free.
     """
 
     config: Config = field(default_factory=Config)
@@ -218,6 +224,7 @@ class State:
     lines: Lines = field(default_factory=EventCounts)
     free: Extents = field(init=False)
     busy: dict[int, Frame] = field(default_factory=dict)
+    mappings: dict[int, Mapping] = field(default_factory=dict)
     domains: dict[int, Domain] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     domids: Extents = field(default_factory=lambda: Extents(0, DOMID_FIRST_RESERVED))
@@ -226,6 +233,7 @@ class State:
     closing: deque[Handle] = field(default_factory=deque)
     last_handle: int = 0
     last_line: int = 0
+    last_mapping: int = 0
 
     def __post_init__(self) -> None:
         """All memory is free at first."""
