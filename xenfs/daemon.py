@@ -7,7 +7,6 @@ import contextlib
 import gc
 import os
 import resource
-import select
 import signal
 import sys
 import time
@@ -78,6 +77,7 @@ class Daemon:
         self.session = Session(mountpoint, Operations(self.fs).handlers(), mount_options(options), debug=debug)
         self.fs.channel = self.session.channel
         self._stopping = False
+        self._alive = True
 
     def stop(self) -> None:
         """Have the loop end."""
@@ -89,35 +89,29 @@ class Daemon:
         work.start()
         work.put(lambda: open_writeback(self.fs.mountpoint))
         work.then(ready)
-        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        with _signals(signals, self.stop) as woken, select.epoll() as poller:
-            for fd in (self.session.fd, work.fd, woken):
-                poller.register(fd, select.EPOLLIN)
-            self._loop(poller)
-            self._let_go(poller)
+        loop = self.fs.loop
+        with _signals((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), self.stop) as woken:
+            loop.watch(self.session.fd, self._serve)
+            loop.watch(work.fd, work.collect)
+            loop.watch(woken, lambda: None)
+            more = False
+            while self._alive and not self._stopping:
+                loop.turn(0 if more else None)
+                more = self.fs.tend()
+            self._let_go()
+        loop.close()
         self.session.close()
 
-    def _turn(self, poller: select.epoll, timeout: float | None) -> bool:
-        alive = True
-        for fd, _ in poller.poll(timeout):
-            if fd == self.session.fd:
-                alive = self.session.serve()
-            elif fd == self.fs.work.fd:
-                self.fs.work.collect()
-        return alive
+    def _serve(self) -> None:
+        self._alive = self.session.serve()
 
-    def _loop(self, poller: select.epoll) -> None:
-        more = False
-        while not self._stopping and self._turn(poller, 0 if more else None):
-            more = self.fs.tend()
-
-    def _let_go(self, poller: select.epoll) -> None:
+    def _let_go(self) -> None:
         """Close the FIFOs, which keep the mount busy; the work that this is may need us to answer meanwhile."""
         work, deadline = self.fs.work, time.monotonic() + STOP_DEADLINE
         self.fs.fifos.close()
         work.close()
-        while not work.ended and time.monotonic() < deadline and self._turn(poller, STOP_DEADLINE):
-            pass
+        while not work.ended and self._alive and time.monotonic() < deadline:
+            self.fs.loop.turn(STOP_DEADLINE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

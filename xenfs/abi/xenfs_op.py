@@ -34,6 +34,7 @@ class XenfsOp(IntEnum):
     reap = 8
     raise_virq = 9
     release_mapping = 10
+    keep_port = 11
     alloc_frame = 16
     free_frame = 17
     grant_access = 18
@@ -145,6 +146,14 @@ class ReleaseMapping(Wire):
     """Unmap by the machine's own number of a mapping, which outlives the domain that mapped."""
 
     mapping: U64
+
+
+@wire("xenfs_keep_port", 4)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepPort(Wire):
+    """Let a port outlive the handle through which it was made; it ends with its domain, or when closed."""
+
+    port: U32
 
 
 @wire("xenfs_raise_virq", 12)

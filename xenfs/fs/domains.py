@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from xenfs.abi.xen import NO_DOMID
 from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain, RenameDomain, SetMaxMemory, SetMemory
 from xenfs.fs.ctl import Ctl
+from xenfs.fs.dev.directory import Dev
 from xenfs.fs.evtchn import Evtchn
 from xenfs.fs.memory import Foreign, Frames, Grants, Rings
 from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile, number
@@ -36,6 +37,7 @@ class DomainDirectory(FixedDirectory):
         self.uid, self.gid = fs.uid, fs.gid
         self.domain = domain
         super().__init__(fs, fs.new_ino(), self, 0o700)
+        self.dev = Dev(fs, domain, self)
         call = fs.machine.call
 
         def rename(value: str) -> None:
@@ -51,6 +53,7 @@ class DomainDirectory(FixedDirectory):
 
         self.nodes = {
             "ctl": Ctl(fs, domain, self),
+            "dev": self.dev,
             "evtchn": Evtchn(fs, domain, self),
             "foreign": Foreign(fs, domain, self),
             "frames": Frames(fs, domain, self),
@@ -84,6 +87,12 @@ class Domains(Directory):
             node = self._nodes[domain.domid] = DomainDirectory(self.fs, domain)
         return node
 
+    def bury(self, domid: int) -> None:
+        """A domain has been destroyed: tell who has its devices open."""
+        node = self._nodes.pop(domid, None)
+        if node is not None:
+            node.dev.bury()
+
     def child(self, name: str) -> Child | None:
         """See Directory."""
         domain = self.fs.machine.state.domains.get(number(name))
@@ -115,6 +124,6 @@ class Domains(Directory):
         if domid not in self.fs.machine.state.domains:
             raise OSError(errno.ENOENT, "no such domain")
         self.fs.machine.call(DestroyDomain(dom=domid), world=True)
-        self._nodes.pop(domid, None)
+        self.bury(domid)
         self.changed = self.fs.now()
         self.fs.work.then(request.done)

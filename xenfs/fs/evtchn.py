@@ -86,7 +86,10 @@ class PortDirectory(Directory):
         if name == "info":
             return Child(self._info)
         fifo = self._fifo(name) if name in ("pending", "notify") else None
-        return None if fifo is None else Child(fifo)
+        if fifo is None:
+            return None
+        self.fs.fifos.look_up(fifo)
+        return Child(fifo)
 
     def entries(self) -> Iterable[tuple[str, int, int]]:
         """See Directory."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, BindIpi, BindVirq
 from xenfs.abi.wire import Wire
-from xenfs.abi.xenfs_op import CloseHandle, OpenHandle
+from xenfs.abi.xenfs_op import CloseHandle, DestroyDomain, OpenHandle
 from xenfs.fs.domains import Domains
 from xenfs.fs.fifos import HIDDEN, Fifos, HiddenLines
+from xenfs.fs.loop import Loop
 from xenfs.fs.nodes import Directory, FixedDirectory, Owner, TextFile
 from xenfs.fs.pages import Pages
 from xenfs.fs.stream import OpenStream, TracePipe
@@ -45,7 +46,7 @@ class Filesystem:
         self._counted, self._table = -1, ""
         self._trace_lines: deque[str] = deque(maxlen=config.trace)
         self._born = time.monotonic()
-        self.work = Work()
+        self.loop, self.work = Loop(), Work()
         self.pages, self.fifos = Pages(self), Fifos(self)
         self.machine = Machine(config, contents=self.pages, lines=self.fifos, clock=time.time_ns)
         self.domains = Domains(self)
@@ -112,7 +113,10 @@ class Filesystem:
         """A hypercall of a domain's. Raises HypercallError, also NoFreePort for a port that could not be held open."""
         if isinstance(request, _MAKE_PORT):
             self.fifos.check_room()
-        return self.machine.call(request, self.domid(domain), handle)
+        answer = self.machine.call(request, self.domid(domain), handle)
+        if isinstance(request, DestroyDomain):
+            self.domains.bury(request.dom)
+        return answer
 
     def open_handle(self, domain: Domain) -> int:
         """A handle of a domain. Raises TooManyHandles, NoSuchDomain."""

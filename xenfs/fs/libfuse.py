@@ -20,6 +20,7 @@ Fi = C.POINTER(FileInfo)
 FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_STREAM = 1, 2, 16
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 OPCODE_WRITE = 16
+IOCTL_COMPAT = 1
 
 
 class Stat(fusepy.c_stat):  # type: ignore[misc]

@@ -55,7 +55,12 @@ class OpenFile:
 
     def events(self) -> int:
         """What poll would find now."""
-        return 0x5  # POLLIN | POLLOUT
+        return 0x145  # POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM: as for any file without a poll of its own
+
+    def ioctl(self, request: Request, command: int, address: int, data: bytes) -> None:
+        """Answer an ioctl: `data` are the bytes that its number said, `address` is where the caller has the rest."""
+        del command, address, data
+        request.error(errno.ENOTTY)
 
     def release(self) -> None:
         """The last reference is gone."""

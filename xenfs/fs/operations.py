@@ -165,6 +165,24 @@ class Operations:
             libfuse.pollhandle_destroy(handle)
         request.polled(opened.events())
 
+    def ioctl(
+        self,
+        request: Request,
+        _ino: int,
+        command: int,
+        address: int | None,
+        fi: Any,
+        flags: int,
+        data: int | None,
+        size: int,
+        _out_size: int,
+    ) -> None:
+        """Control a device."""
+        if flags & libfuse.IOCTL_COMPAT:
+            raise OSError(errno.ENOTTY, "the structs of 32-bit programs differ, and Linux does not know them either")
+        given = ctypes.string_at(data, size) if data and size else b""
+        self._file(fi).ioctl(request, command & 0xFFFF_FFFF, address or 0, given)
+
     def release(self, request: Request, _ino: int, fi: Any) -> None:
         """The last reference to an open file, mappings included, is gone."""
         node, opened = self.files.pop(fi.contents.fh)

@@ -73,6 +73,10 @@ class Request:
         """Answer a poll with what is ready now."""
         libfuse.reply_poll(self._once(), events)
 
+    def controlled(self, result: int, data: bytes = b"") -> None:
+        """Answer an ioctl: what the system call returns, and the bytes that its number says come back."""
+        libfuse.reply_ioctl(self._once(), result, data, len(data))
+
     def size(self, count: int) -> None:
         """Answer an xattr call that asks how large."""
         libfuse.reply_xattr(self._once(), count)
@@ -91,10 +95,18 @@ class Request:
         The kernel waits for that answer before the signal is delivered, so it must come at once.
         """
 
+        def give_up() -> None:
+            on_interrupt()
+            self.error(errno.EINTR)
+
+        self.when_interrupted(give_up)
+
+    def when_interrupted(self, then: Callable[[], None]) -> None:
+        """Have something done when the caller is interrupted before the answer; the caller goes on waiting."""
+
         def interrupted(_raw: int, _data: object) -> None:
             if not self.answered:
-                on_interrupt()
-                self.error(errno.EINTR)
+                then()
 
         self._interrupted = libfuse.INTERRUPT(interrupted)
         libfuse.req_interrupt_func(self._raw, self._interrupted, None)

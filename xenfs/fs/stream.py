@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
     from xenfs.fs.request import Request
 
-POLLIN, POLLOUT = 0x1 | 0x40, 0x4 | 0x100  # with RDNORM and WRNORM
+POLLIN, POLLOUT, POLLERR = 0x1 | 0x40, 0x4 | 0x100, 0x8  # with RDNORM and WRNORM
 
 
 class OpenStream(OpenFile, ABC):
@@ -32,7 +32,7 @@ class OpenStream(OpenFile, ABC):
 
     @abstractmethod
     def take(self, size: int) -> bytes | None:
-        """Up to `size` bytes; empty at the end of file; None when there is nothing yet."""
+        """Up to `size` bytes; empty at the end of file; None when there is nothing yet. Raises what a read answers."""
 
     def read(self, request: Request, size: int, offset: int, nonblocking: bool) -> None:
         """See OpenFile."""
@@ -50,12 +50,18 @@ class OpenStream(OpenFile, ABC):
     def wake(self) -> None:
         """Something may have come: serve the readers, tell the pollers."""
         while self._readers:
-            data = self.take(self._readers[0][1])
+            request, size = self._readers[0]
+            try:
+                data = self.take(size)
+            except OSError as error:
+                self._readers.popleft()
+                request.error(error.errno or errno.EIO)
+                continue
             if data is None:
                 break
-            request, _ = self._readers.popleft()
+            self._readers.popleft()
             request.data(data)
-        if self._handle and self.events() & POLLIN:
+        if self._handle and self.events() & (POLLIN | POLLERR):
             libfuse.notify_poll(self._handle)
             self._keep(None)
 

@@ -62,7 +62,7 @@ class Work:
         return self._outstanding == 0
 
     def back(self, continuation: Job) -> None:
-        """Run something on the loop; from the thread."""
+        """Run something on the loop; from any thread."""
         self._back.append(continuation)
         os.eventfd_write(self.fd, 1)
 

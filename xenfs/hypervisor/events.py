@@ -151,6 +151,15 @@ def close(_state: State, caller: Caller, request: ec.Close) -> dict[str, int]:
     return {}
 
 
+def keep_port(_state: State, caller: Caller, request: op.KeepPort) -> dict[str, int]:
+    """Have a port belong to its domain instead of a handle."""
+    port = lookup(caller.domain, request.port)
+    port.handle.owns.pop(port, None)
+    port.handle = caller.domain.root
+    port.handle.owns[port] = None
+    return {}
+
+
 def release(state: State, port: Port) -> None:
     """Free a port; its peer waits for this domain again and is told nothing."""
     port.handle.owns.pop(port, None)

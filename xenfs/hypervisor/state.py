@@ -39,7 +39,7 @@ class Config:
     frames: int = 1 << 20
     dom0_frames: int = 4096
     limits: Limits = field(default_factory=Limits)
-    dom0_limits: Limits = field(default_factory=lambda: Limits(ports=4095, handles=65536))
+    dom0_limits: Limits = field(default_factory=lambda: Limits(ports=(1 << 17) - 1, handles=65536))
     slice: int = 1024
     trace: int = 4096
     lingering_maps: bool = False

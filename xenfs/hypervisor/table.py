@@ -159,6 +159,7 @@ ROWS: tuple[Hypercall, ...] = (
     _own(XenfsOp.open_handle, op.OpenHandle, lives.open_handle, *_TARGET, e.TooManyHandles, access=Access.WORLD),
     _own(XenfsOp.close_handle, op.CloseHandle, lives.close_handle, e.NoSuchHandle, access=Access.WORLD),
     _own(XenfsOp.release_mapping, op.ReleaseMapping, grants.release_mapping, e.BadMapping, access=Access.WORLD),
+    _own(XenfsOp.keep_port, op.KeepPort, events.keep_port, e.BadPort, access=Access.WORLD),
     _own(XenfsOp.reap, op.Reap, lives.reap, access=Access.WORLD),
 )
 
