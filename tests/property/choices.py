@@ -102,7 +102,9 @@ LIVES: dict[str, Make] = {
 }
 MEMORY: dict[str, Make] = {
     "alloc": lambda *_: op.AllocFrame(),
-    "free": lambda d, n, me: op.FreeFrame(frame=d.of([f for f in n.owned(me) if n.held(f)], FRAMES)),
+    "free": lambda d, n, me: op.FreeFrame(
+        frame=d.of([f for f in n.owned(me) if n.held(f)], FRAMES), flags=d.of((0, 0, 1), (0,))
+    ),
     "increase": lambda *_: op.IncreaseReservation(),
     "decrease": lambda d, n, me: op.DecreaseReservation(frame=d.of(n.owned(me), FRAMES)),
     "memory": lambda d, n, _: op.SetMemory(dom=d.of((DOMID_SELF, *n.live), (9,)), frames=d.of(range(14), (40, 65))),

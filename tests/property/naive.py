@@ -253,7 +253,15 @@ class Naive:
         return {"frame": frame}
 
     def free_frame(self, me: int, _key: Key, r: op.FreeFrame) -> Results:
-        self.release(self.movable(me, r.frame) or no(e.Invalid))
+        if self.owner.get(r.frame) != me:
+            no(e.NotOwned)
+        if not r.flags:
+            self.movable(me, r.frame)
+        elif not (self.held(r.frame) or self.used(r.frame)):
+            no(e.Invalid)
+        hold = self.held(r.frame) if r.flags else self.held(r.frame) or no(e.Invalid)
+        if hold is not None:
+            self.release(hold)
         return {}
 
     def increase_reservation(self, me: int, key: Key, _r: op.IncreaseReservation) -> Results:

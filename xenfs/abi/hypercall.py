@@ -5,6 +5,9 @@
 
 `op` is Xen's hypercall number times 256 plus the command within it. All little-endian; every element has been tried
 when the batch returns, and carries its own result.
+
+dev/hypercall takes batches by write, and its answers are read; or by an ioctl: its own number with a `BatchAt` that
+says where the batch is, its twin with the batch itself.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from xenfs.abi.wire import OUT, S32, U32, Wire, wire
+from xenfs.abi.ioctl import Ioctl
+from xenfs.abi.wire import OUT, S32, U32, U64, Wire, wire
 
 MEMORY_OP = 12
 GRANT_TABLE_OP = 20
@@ -41,6 +45,19 @@ class ElementHeader(Wire):
 
     result: Annotated[S32, OUT] = 0
     zero: U32 = 0
+
+
+@wire("xenfs_batch_at", 16)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchAt(Wire):
+    """Where a batch is in the caller's memory."""
+
+    address: U64
+    size: U32
+
+
+BATCH = Ioctl("IOCTL_XENFS_BATCH", "X", 0, 16)
+"""Of our own, as Xen's: no direction, so the twin may have any size."""
 
 
 def element_size(request: type[Wire]) -> int:

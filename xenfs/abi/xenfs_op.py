@@ -35,6 +35,7 @@ class XenfsOp(IntEnum):
     raise_virq = 9
     release_mapping = 10
     keep_port = 11
+    reach_grant = 12
     alloc_frame = 16
     free_frame = 17
     grant_access = 18
@@ -156,6 +157,17 @@ class KeepPort(Wire):
     port: U32
 
 
+@wire("xenfs_reach_grant", 16)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachGrant(Wire):
+    """Find the frame of a grant that lets the caller copy from it, and with `write` into it."""
+
+    dom: DomId
+    flags: Annotated[int, Scalar("H"), Words({"write": 1}, bits=True)] = 0
+    ref: U32
+    frame: Annotated[U64, OUT] = 0
+
+
 @wire("xenfs_raise_virq", 12)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RaiseVirq(Wire):
@@ -174,12 +186,13 @@ class AllocFrame(Wire):
     frame: Annotated[U64, OUT] = 0
 
 
-@wire("xenfs_frame", 8)
+@wire("xenfs_free_frame", 16)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreeFrame(Wire):
-    """Make a frame idle again."""
+    """Make a frame idle again: refused while it is in use, or with `defer` as soon as it no longer is."""
 
     frame: U64
+    flags: Annotated[int, Scalar("I"), Words({"defer": 1}, bits=True)] = 0
 
 
 @wire("xenfs_frame", 8)

@@ -1,19 +1,15 @@
-"""`ctl`: hypercalls go in and answers come out.
-
-A hypercall that moves pages is answered when the work thread has carried it out. That thread works for everybody, so a
-domain has no more under way there than one write's worth: the next write of any of its handles waits.
-"""
+"""`ctl`: hypercalls go in and answers come out."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections import deque
 from typing import TYPE_CHECKING
 
 from xenfs.abi.wire import Wire
 from xenfs.fs.nodes import Node, OpenFile, Owner
 from xenfs.fs.stream import POLLIN, POLLOUT, OpenStream
+from xenfs.fs.turns import Turns, Waiter
 from xenfs.hypervisor import text
 from xenfs.hypervisor.errors import HypercallError
 from xenfs.hypervisor.trace import Failure
@@ -30,29 +26,14 @@ MAX_UNREAD = 1 << 20
 class Ctl(Node):
     """domains/N/ctl."""
 
-    def __init__(self, fs: Filesystem, domain: Domain, owner: Owner) -> None:
+    def __init__(self, fs: Filesystem, domain: Domain, owner: Owner, turns: Turns) -> None:
         """Make the inode."""
         super().__init__(fs, fs.new_ino(), 0o600, owner)
-        self.domain = domain
-        self.owed = 0
-        self.waiting: deque[tuple[OpenCtl, Request, bytes]] = deque()
-        self._going_on = False
+        self.domain, self.turns = domain, turns
 
     def open(self, flags: int) -> OpenFile:
         """Each open is a handle of the domain; without the right to write it has nothing to say."""
         return OpenCtl(self, None if flags & 3 == os.O_RDONLY else self.fs.open_handle(self.domain))
-
-    def go_on(self) -> None:
-        """Take the writes that have waited, as long as no answer is owed."""
-        if self._going_on:
-            return
-        self._going_on = True
-        try:
-            while self.waiting and not self.owed:
-                opened, request, data = self.waiting.popleft()
-                opened.accept(request, data, waited=True)
-        finally:
-            self._going_on = False
 
 
 class OpenCtl(OpenStream):
@@ -82,22 +63,19 @@ class OpenCtl(OpenStream):
     def write(self, request: Request, data: bytes, offset: int) -> None:
         """See OpenFile."""
         del offset
-        if not self._node.owed:
-            self.accept(request, data)
-            return
-        waiter = (self, request, data)
-        self._node.waiting.append(waiter)
         self._owed += 1
-        request.park(lambda: self._interrupted(waiter))
+        waiter = self._node.turns.wait(lambda: self._accept(request, data))
+        if not request.answered:
+            request.park(lambda: self._interrupted(waiter))
 
-    def _interrupted(self, waiter: tuple[OpenCtl, Request, bytes]) -> None:
-        self._node.waiting.remove(waiter)
+    def _interrupted(self, waiter: Waiter) -> None:
+        self._node.turns.cancel(waiter)
         self._owed -= 1
         self.wake()
 
-    def accept(self, request: Request, data: bytes, *, waited: bool = False) -> None:
-        """Take what was written, and answer the write; `waited` when it has counted as owed until now."""
-        self._owed -= waited
+    def _accept(self, request: Request, data: bytes) -> None:
+        """Take what was written, and answer the write."""
+        self._owed -= 1
         if len(self._answers) > MAX_UNREAD:
             request.error(errno.EAGAIN)
             return
@@ -117,15 +95,14 @@ class OpenCtl(OpenStream):
     def _ask(self, line: bytes) -> None:
         answer = self._call(line).encode() + b"\n"
         self._owed += 1
-        self._node.owed += 1
+        self._node.turns.owe()
         self._node.fs.work.then(lambda: self._answer(answer))
 
     def _answer(self, answer: bytes) -> None:
         self._owed -= 1
-        self._node.owed -= 1
         self._answers += answer
         self.wake()
-        self._node.go_on()
+        self._node.turns.paid()
 
     def _call(self, line: bytes) -> str:
         request: Wire | None = None

@@ -16,6 +16,7 @@ from xenfs.fs.dev.directory import Dev
 from xenfs.fs.evtchn import Evtchn
 from xenfs.fs.memory import Foreign, Frames, Grants, Rings
 from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile, number
+from xenfs.fs.turns import Turns
 
 if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
@@ -37,7 +38,8 @@ class DomainDirectory(FixedDirectory):
         self.uid, self.gid = fs.uid, fs.gid
         self.domain = domain
         super().__init__(fs, fs.new_ino(), self, 0o700)
-        self.dev = Dev(fs, domain, self)
+        turns = Turns()
+        self.dev = Dev(fs, domain, self, turns)
         call = fs.machine.call
 
         def rename(value: str) -> None:
@@ -52,7 +54,7 @@ class DomainDirectory(FixedDirectory):
             call(SetMaxMemory(dom=fs.domid(domain), frames=_frames(value)), world=True)
 
         self.nodes = {
-            "ctl": Ctl(fs, domain, self),
+            "ctl": Ctl(fs, domain, self, turns),
             "dev": self.dev,
             "evtchn": Evtchn(fs, domain, self),
             "foreign": Foreign(fs, domain, self),

@@ -131,7 +131,15 @@ class GrantDirectory(Directory):
         if name != "page" or frame is None:
             return None
         page = self.fs.pages.page(frame, self.owner)
-        return Child(page, view(page))
+        return Child(page, lambda _flags: self._open(page))
+
+    def _open(self, page: Page) -> OpenFile:
+        """A view; of a page of dev/gntalloc also what a mapping of that device is in Xen, and keeps it."""
+        shared = self.fs.domains.node(self.grant.domain).dev.granted.get(self.grant)
+        if shared is None:
+            return OpenPage(page)
+        shared.get()
+        return OpenPage(page, shared.put)
 
     def entries(self) -> Iterable[tuple[str, int, int]]:
         """See Directory."""

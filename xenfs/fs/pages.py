@@ -200,15 +200,17 @@ class Pages:
         fs.work.put(lambda: self._copy(here, source_offset, there, dest_offset, length))
 
     def _copy(self, here: Page, source_offset: int, there: Page, dest_offset: int, length: int) -> None:
-        content = self._current(here)
-        piece = content[source_offset : source_offset + length]
-        there.merge(piece, dest_offset)
-        if there.lookups:
-            buffers = libfuse.memory(piece)
-            libfuse.notify_store(self._fs.channel, there.ino, dest_offset, ctypes.byref(buffers), 0)
+        self.put(there, dest_offset, self.current(here)[source_offset : source_offset + length])
 
-    def _current(self, page: Page) -> bytes:
-        """The bytes of a page as its mappings see them."""
+    def put(self, page: Page, offset: int, data: bytes) -> None:
+        """Change a page, as its mappings see it at once. On the work thread only."""
+        page.merge(data, offset)
+        if page.lookups:
+            buffers = libfuse.memory(data)
+            libfuse.notify_store(self._fs.channel, page.ino, offset, ctypes.byref(buffers), 0)
+
+    def current(self, page: Page) -> bytes:
+        """The bytes of a page as its mappings see them. On the work thread only."""
         if not page.opens:
             return page.content()
         self._last_reply += 1

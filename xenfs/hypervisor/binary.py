@@ -20,6 +20,8 @@ from xenfs.hypervisor.table import BY_NUMBER, BY_REQUEST
 MAX_BATCH = 1024
 """Elements in one batch."""
 
+MAX_SIZE = BatchHeader.layout.size + MAX_BATCH * max(element_size(request) for request in BY_REQUEST)
+"""Bytes of the largest batch."""
 _HEAD = BatchHeader.layout.size
 _ELEMENT_HEAD = ElementHeader.layout.size
 Call = Callable[[Any], Wire]
@@ -40,25 +42,34 @@ def emit(requests: Sequence[Wire]) -> bytes:
 
 
 def _header(data: Buffer) -> tuple[type[Wire], int]:
-    if len(data) < _HEAD:
+    need = size(data)
+    if not need:
         raise Invalid("batch", "shorter than its header", len(data), _HEAD)
+    header = BatchHeader.parse(data)
+    row = BY_NUMBER[header.op]
+    if len(data) != need:
+        raise Invalid("batch", f"{row.name} times {header.count} has another size", len(data), need)
+    return row.request, header.count
+
+
+def size(data: Buffer) -> int:
+    """Bytes of the batch that begins with `data`, 0 when its header is not whole. Raises Invalid, UnknownOperation."""
+    if len(data) < _HEAD:
+        return 0
     header = BatchHeader.parse(data)
     row = BY_NUMBER.get(header.op)
     if row is None:
         raise UnknownOperation(f"operation {header.op:#x}", "there is no such operation")
     if not 1 <= header.count <= MAX_BATCH:
         raise Invalid("batch", "count of elements must be at least 1 and within the limit", header.count, MAX_BATCH)
-    need = _HEAD + header.count * element_size(row.request)
-    if len(data) != need:
-        raise Invalid("batch", f"{row.name} times {header.count} has another size", len(data), need)
-    return row.request, header.count
+    return _HEAD + header.count * element_size(row.request)
 
 
 def parse(data: Buffer) -> list[tuple[int, Wire]]:
     """Take a batch apart: the result and the request of each element. Raises Invalid, UnknownOperation, FieldError."""
     request, count = _header(data)
-    size = element_size(request)
-    places = range(_HEAD, _HEAD + count * size, size)
+    each = element_size(request)
+    places = range(_HEAD, _HEAD + count * each, each)
     return [(ElementHeader.parse(data, at).result, request.parse(data, at + _ELEMENT_HEAD)) for at in places]
 
 
@@ -68,15 +79,15 @@ def run(data: Buffer, call: Call) -> bytes:
     Raises Invalid or UnknownOperation, and makes no call, when the batch as a whole is malformed.
     """
     request, count = _header(data)
-    size = element_size(request)
+    each = element_size(request)
     done = bytearray(data)
-    for at in range(_HEAD, _HEAD + count * size, size):
+    for at in range(_HEAD, _HEAD + count * each, each):
         try:
             asked = request.parse(data, at + _ELEMENT_HEAD)
         except FieldError:
             done[at : at + 4] = (-errno.EINVAL).to_bytes(4, "little", signed=True)
             continue
-        done[at : at + size] = _one(asked, call)
+        done[at : at + each] = _one(asked, call)
     return bytes(done)
 
 

@@ -161,8 +161,11 @@ def alloc_frame(state: State, caller: Caller, _request: op.AllocFrame) -> dict[s
 
 
 def free_frame(state: State, caller: Caller, request: op.FreeFrame) -> dict[str, int]:
-    """Make a held frame idle."""
-    frame = movable(state, caller.domain, request.frame)
+    """Make a held frame idle, now or when the last reason to keep it goes."""
+    if request.flags & ~1:
+        raise Invalid(f"flags {request.flags:#x}", "only defer (1) is allowed")
+    owned(caller.domain, request.frame)
+    frame = state.busy.get(request.frame) if request.flags else movable(state, caller.domain, request.frame)
     if frame is None:
         raise Invalid(f"frame {request.frame}", "it is idle already")
     let_go(state, frame)

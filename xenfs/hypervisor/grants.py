@@ -202,6 +202,17 @@ def unmap(state: State, mapping: Mapping) -> None:
         free(state, grant)
 
 
+def reach_grant(state: State, caller: Caller, request: op.ReachGrant) -> dict[str, int]:
+    """The frame behind a grant, as a copy checks it."""
+    if request.flags & ~1:
+        raise Invalid(f"flags {request.flags:#x}", "only write (1) is allowed")
+    grant = permitted(state.domain(_grantee(caller, request.dom)), request.ref, caller.domain)
+    if request.flags:
+        writable(grant)
+    assert grant.frame is not None
+    return {"frame": grant.frame.number}
+
+
 def query_size(state: State, caller: Caller, request: gt.QuerySize) -> dict[str, int]:
     """How large the table is, by what is in use; only one's own, or any for domain 0."""
     domain = frames.target(state, caller, request.dom)

@@ -160,6 +160,16 @@ ROWS: tuple[Hypercall, ...] = (
     _own(XenfsOp.close_handle, op.CloseHandle, lives.close_handle, e.NoSuchHandle, access=Access.WORLD),
     _own(XenfsOp.release_mapping, op.ReleaseMapping, grants.release_mapping, e.BadMapping, access=Access.WORLD),
     _own(XenfsOp.keep_port, op.KeepPort, events.keep_port, e.BadPort, access=Access.WORLD),
+    _own(
+        XenfsOp.reach_grant,
+        op.ReachGrant,
+        grants.reach_grant,
+        e.BadGrantRef,
+        e.NoSuchDomain,
+        e.GrantRefused,
+        e.Invalid,
+        access=Access.WORLD,
+    ),
     _own(XenfsOp.reap, op.Reap, lives.reap, access=Access.WORLD),
 )
 

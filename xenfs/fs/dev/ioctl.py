@@ -106,20 +106,20 @@ class Asked:
         """Bytes of the struct."""
         if self._data is None:
             return bytes((yield from self.fetch(self._address + offset, size)))
-        if offset + size > len(self._data):
-            raise OSError(errno.EINVAL, f"the call carries {len(self._data)} bytes, it needs {offset + size}")
+        self._room(offset + size)
         return bytes(self._data[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> Generator[Step, Any, None]:
         """Put bytes into the struct."""
         if self._data is None:
             yield from self.store(self._address + offset, data)
-        elif offset + len(data) > len(self._data):
-            raise OSError(
-                errno.EINVAL, f"the call takes {len(self._data)} bytes back, these end at {offset + len(data)}"
-            )
         else:
+            self._room(offset + len(data))
             self._data[offset : offset + len(data)] = data
+
+    def _room(self, end: int) -> None:
+        if self._data is not None and end > len(self._data):
+            raise OSError(errno.EINVAL, f"the call carries {len(self._data)} bytes, it needs {end}")
 
     @staticmethod
     def fetch(address: int, size: int) -> Generator[Step, Any, bytes]:
@@ -172,5 +172,9 @@ class Asked:
 
     def _answer(self, result: int) -> None:
         data = b"" if self._data is None else bytes(self._data)
-        # the call has caused what its answer says: pages moved, FIFOs open
-        self.fs.work.then(lambda: self._request.answered or self._request.controlled(result, data))
+
+        def answer() -> None:
+            if not self._request.answered:
+                self._request.controlled(result, data)
+
+        self.fs.work.then(answer)  # when the call has caused what its answer says: pages moved, FIFOs open
