@@ -36,7 +36,10 @@ def ls(*paths: Path) -> dict[str, list[str]]:
 
 
 KINDS: dict[str, tuple[str, int, int | None]] = {
-    "domains/1": ("drwx------", 7, 0),
+    "domains/1": ("drwx------", 8, 0),
+    "domains/1/dev": ("drwxr-xr-x", 2, 0),
+    "domains/1/dev/evtchn": ("-rw-------", 1, 0),
+    "domains/1/dev/hypercall": ("-rw-------", 1, 0),
     "domains/1/ctl": ("-rw-------", 1, 0),
     "domains/1/name": ("-rw-r--r--", 1, 6),
     "domains/1/state": ("-r--r--r--", 1, 8),
