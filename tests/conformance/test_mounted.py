@@ -51,6 +51,19 @@ def test_closing_keeps_no_descriptor(mounted: MountedWorld) -> None:
     assert descriptors() == before
 
 
+def test_a_domain_is_entered_by_the_number_that_the_environment_says(
+    mounted: MountedWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XEN", str(mounted.root))
+    monkeypatch.setenv("XEN_DOMID", "2")
+    with open_domain() as domain:
+        assert domain.domid == 2
+    for said in ("", "two", "-1"):
+        monkeypatch.setenv("XEN_DOMID", said)
+        with refusal(errno.EINVAL):
+            open_domain()
+
+
 def test_a_stale_page_in_a_system_call_is_efault(mounted: MountedWorld) -> None:
     reader, writer = os.pipe()
     with mounted.domain(1) as sender, mounted.domain(2) as receiver:

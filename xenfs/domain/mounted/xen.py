@@ -33,9 +33,20 @@ def default_root() -> Path:
     return Path("/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/run"), "xenfs")
 
 
-def open_domain(domid: int, root: PathName | None = None) -> MountedDomain:
-    """Enter a domain of the mount at `root`, by default `default_root()`. ENOENT without a mount, ESRCH, EACCES."""
-    return MountedDomain(domid, root)
+def default_domid() -> int:
+    """Which domain one is: $XEN_DOMID, as `xenfs exec` sets it. Raises Refused EINVAL when it does not say."""
+    said = os.environ.get("XEN_DOMID", "")
+    if not (said.isascii() and said.isdigit()):
+        raise Refused(errno.EINVAL, f"XEN_DOMID={said!r} does not say which domain: name one, or use xenfs exec")
+    return int(said)
+
+
+def open_domain(domid: int | None = None, root: PathName | None = None) -> MountedDomain:
+    """Enter a domain, by default `default_domid()`, of the mount at `root`, by default `default_root()`.
+
+    Raises Refused: ENOENT without a mount, ESRCH, EACCES, EMFILE.
+    """
+    return MountedDomain(default_domid() if domid is None else domid, root)
 
 
 class MountedDomain:
