@@ -1,0 +1,72 @@
+"""xenfs exec: a program in a domain, with that domain's devices at /dev/xen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xenfs.commands.child import Silent, ask
+from xenfs.commands.domain import one_of
+from xenfs.commands.failure import Unable, command, tell
+from xenfs.commands.machine import frames, within
+from xenfs.commands.namespace import replace_dev, separate
+from xenfs.commands.place import served
+from xenfs.commands.run import CANNOT_RUN, NOT_FOUND, SETUP_FAILED
+
+
+def environment(point: str, domid: int) -> dict[str, str]:
+    """The environment of a program in a domain."""
+    return {**os.environ, "XEN": point, "XEN_DOMID": str(domid)}
+
+
+def _entered(which: str) -> tuple[str, int]:
+    """The mount, and the number of a domain that we may enter. Raises Unable."""
+    try:
+        point = served().point
+        domid = one_of(within(point, lambda: frames(point)).domains, which).domid
+        home = f"{point}/domains/{domid}"
+        if not within(point, lambda: os.access(f"{home}/dev", os.R_OK | os.X_OK)):
+            raise Unable(f"domain {domid} belongs to another user")
+    except Unable as error:
+        raise Unable(str(error), SETUP_FAILED) from error
+    return point, domid
+
+
+@command("exec")
+def execute(
+    which: Annotated[str, typer.Argument(metavar="DOMID|NAME", help="Which domain.")],
+    words: Annotated[list[str], typer.Argument(metavar="CMD", help="After --: the program and its arguments.")],
+) -> None:
+    """Run a program in a domain: xenfs exec DOMID -- CMD ARGS.
+
+    Its /dev/xen is the domain's dev/, in a mount namespace of its own; the rest of /dev is the host's, and the host
+    sees nothing of it. XEN is the mount and XEN_DOMID the domain. Without root this needs user namespaces.
+
+    Exit status: the program's, since the command becomes it; 125 there was no machine, domain or namespace; 126 the
+    program cannot be run; 127 it is not found.
+    """
+    point, domid = _entered(which)
+    separate()
+    where = os.open(".", os.O_PATH | os.O_DIRECTORY)
+    try:
+        # the bind looks at the mount, so somebody must be there to give up when its daemon hangs
+        ask(lambda: Path(f"{point}/domains/{domid}/dev").stat())
+        replace_dev(f"{point}/domains/{domid}/dev")
+        os.fchdir(where)
+    except Silent:
+        raise Unable(f"the daemon of {point} does not answer", SETUP_FAILED) from None
+    except OSError as error:
+        raise Unable(f"{error.filename}: {error.strerror}", SETUP_FAILED) from error
+    os.close(where)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores these
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(words[0], words, environment(point, domid))
+    except OSError as error:
+        tell("exec", f"{words[0]}: {error.strerror}")
+        raise typer.Exit(NOT_FOUND if error.errno == errno.ENOENT else CANNOT_RUN) from error
