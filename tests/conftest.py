@@ -3,3 +3,5 @@
 import pytest
 
 pytest.register_assert_rewrite("tests.models", "tests.hostile.rings", "tests.mounted.command.lab", "tests.unit.forms")
+
+pytest_plugins = "pytester"

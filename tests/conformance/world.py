@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
-import subprocess
-import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +18,7 @@ from xenfs.domain.inprocess import InProcessXen
 from xenfs.domain.mounted import MountedDomain
 from xenfs.hypervisor import Config
 from xenfs.hypervisor.snapshot import Counts, counts
+from xenfs.testing import mount as testing
 
 FRAMES = 16384
 HANG_SECONDS = 40
@@ -87,68 +84,18 @@ class InProcessWorld:
         self.xen.close()
 
 
-class Mount:
-    """A mount with its daemon and the warden of both. Whatever happens, neither outlives this object's `close`."""
+class Mount(testing.Mount):
+    """A mount for our own tests, with their time limit."""
 
     def __init__(self, root: Path, frames: int = FRAMES) -> None:
         need_mount()
-        self.root = root
-        root.mkdir()
-        command = [sys.executable, "-m", "tests.conformance.warden", str(root), str(frames)]
-        with (root.parent / f"{root.name}.log").open("w+b") as log:
-            self._warden = subprocess.Popen(
-                command,
-                cwd=Path(__file__).parents[2],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-            answer = self._listen()
-            if answer[:1] != ["ready"]:
-                self.close()
-                log.seek(0)
-                pytest.fail("the daemon did not start:\n" + log.read().decode(), pytrace=False)
-        self.pid = int(answer[1])
-
-    def _listen(self) -> list[str]:
-        assert self._warden.stdout is not None
-        return self._warden.stdout.readline().decode().split()
-
-    def _say(self, words: str) -> None:
-        assert self._warden.stdin is not None
-        self._warden.stdin.write(words.encode() + b"\n")
-        self._warden.stdin.flush()
+        try:
+            super().__init__(root, frames)
+        except testing.MountFailed as error:
+            pytest.fail(str(error), pytrace=False)
 
     def arm(self, seconds: float = HANG_SECONDS) -> None:
-        """From now on the daemon is killed when `rest` does not come in time."""
-        self._say(f"arm {seconds}")
-
-    def rest(self) -> bool:
-        """Nothing is under way any more; whether the daemon lives."""
-        self._say("rest")
-        return self._listen() == ["resting"]
-
-    def kill(self) -> None:
-        """kill -9, and wait until the daemon is dead."""
-        fd = os.pidfd_open(self.pid)
-        try:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-            select.select([fd], [], [], HANG_SECONDS)
-        finally:
-            os.close(fd)
-
-    def stop(self) -> None:
-        """kill -STOP: from now on who asks the daemon anything hangs."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        """kill -CONT."""
-        os.kill(self.pid, signal.SIGCONT)
-
-    def close(self) -> None:
-        """End the daemon and remove the mount."""
-        self._warden.communicate(timeout=HANG_SECONDS)
+        super().arm(seconds)
 
 
 class MountedWorld:

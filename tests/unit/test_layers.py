@@ -45,6 +45,7 @@ ROOMS = {
     "xenfs.cli": FRONT,
     "xenfs.commands": FRONT,
     "xenfs.demo": FRONT,
+    "xenfs.pytest_plugin": FRONT,
     "xenfs.reference": FRONT,
     "drivers": Room((*DRIVER.may, "drivers"), never=(INPROCESS,)),
     "tools": Room(("xenfs", "drivers", "tools")),

@@ -1,4 +1,4 @@
-"""Keeps a daemon for tests, as a process of its own: `python -m tests.conformance.warden MOUNTPOINT FRAMES`.
+"""Keeps a daemon for tests, as a process of its own: `python -m xenfs.testing.warden MOUNTPOINT FRAMES`.
 
 A client of a hung daemon hangs in the kernel, where no timeout of its own can reach it. So somebody else must kill the
 daemon: this does, when what was announced by a line `arm SECONDS` is not followed by `rest` in time. It says
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ END_SECONDS = 5
 
 
 def say(words: str) -> None:
+    """Tell whoever started us."""
     sys.stdout.write(words + "\n")
     sys.stdout.flush()
 
@@ -70,10 +72,13 @@ def end(daemon: subprocess.Popen[bytes], mountpoint: str) -> None:
     except subprocess.TimeoutExpired:
         daemon.kill()
         daemon.wait()
-    subprocess.run(["umount", "-l", mountpoint], check=False, capture_output=True, timeout=END_SECONDS)
+    fusermount = shutil.which("fusermount") or "fusermount3"
+    unmount = ["umount", "-l"] if os.geteuid() == 0 else [fusermount, "-u", "-z", "-q"]
+    subprocess.run([*unmount, mountpoint], check=False, capture_output=True, timeout=END_SECONDS)
 
 
 def main(mountpoint: str, frames: str) -> None:
+    """Keep a daemon until standard input ends."""
     daemon = start(mountpoint, frames)
     try:
         guard(daemon)
