@@ -159,6 +159,15 @@ class Xen:
         """Numbers of the dead domains that still own something."""
         return [line[0] for line in self.lines() if line[1] == "dying"]
 
+    def environment(self) -> dict[str, str]:
+        """For a process that is to use this mount."""
+        return {**os.environ, "XEN": str(self.root), "PYTHONPATH": str(REPO)}
+
+    def until_info(self, domid: int, port: int, words: str) -> None:
+        """Until a port's info begins with these words."""
+        info = self.home(domid) / "evtchn" / str(port) / "info"
+        until(lambda: info.read_text().startswith(words))
+
     def log(self) -> str:
         """What the daemon has said on stderr."""
         return (self.root.parent / f"{self.root.name}.log").read_text()
