@@ -47,10 +47,10 @@ class Fifo(Node):
     type = stat.S_IFIFO
     attr_timeout = 3600.0
 
-    def __init__(self, fs: Filesystem, owner: Owner, ear: Ear | None = None) -> None:
+    def __init__(self, fs: Filesystem, owner: Owner) -> None:
         """Make the inode; `hold` opens it."""
         super().__init__(fs, fs.new_ino(), 0o666, owner)
-        self.ear = ear
+        self.ear: Ear | None = None
         self.fd = -1
         self.wanted = self.closed = self._watched = False
         self._under_way = 0
@@ -178,9 +178,7 @@ class Fifos:
         if peer:
             return self._lines[peer]
         if line not in self._awaited:
-            if self._room() <= 0:
-                raise OSError(errno.ENFILE, "no descriptor left")
-            self._awaited[line] = self._held()
+            self._awaited[line] = Fifo(self._fs, self._fs)
         return self._awaited[line]
 
     def _room(self) -> int:
@@ -198,20 +196,18 @@ class Fifos:
             raise OSError(errno.ENFILE, "no descriptor left")
         fifo.hold()
 
-    def _held(self) -> Fifo:
-        fifo = Fifo(self._fs, self._fs)
-        fifo.hold()
-        return fifo
-
     def opened(self, line: int, peer: int) -> None:
         """See Lines."""
-        awaited = self._awaited.pop(peer, None)
-        if awaited is not None:
-            awaited.drain()
-            if self._ear is not None:
-                awaited.ear = self._ear
-                self._fs.work.then(awaited.listen)
-        self._lines[line] = awaited or (self._held() if self._ear is None else Fifo(self._fs, self._fs, self._ear))
+        fifo = self._awaited.pop(peer, None)
+        if fifo is None:
+            fifo = Fifo(self._fs, self._fs)
+        fifo.drain()
+        fifo.ear = self._ear
+        self._lines[line] = fifo
+        if self._ear is None:
+            fifo.hold()
+        elif fifo.wanted:
+            self._fs.work.then(fifo.listen)
 
     def raised(self, line: int) -> None:
         """See Lines."""
