@@ -103,19 +103,21 @@ class OpenGntalloc(OpenDevice):
     def _alloc_gref(self, asked: Asked, request: abi.AllocGref) -> Steps:
         if len(self.dev.granted) + request.count > LIMIT:
             raise OSError(errno.ENOSPC, f"{request.count} pages more than the {len(self.dev.granted)} of {LIMIT}")
-        made: list[SharedPage] = []
+        index, made, listed = self._next, dict[int, SharedPage](), False
         try:
-            writable = bool(request.flags & abi.FLAG_WRITABLE)
-            made += (SharedPage(self.dev, request.domid, writable=writable) for _ in range(request.count))
-            index = self._next
+            for page in range(index, index + request.count * PAGE_SIZE, PAGE_SIZE):
+                made[page] = SharedPage(self.dev, request.domid, writable=bool(request.flags & abi.FLAG_WRITABLE))
+            # before the caller is told: another of its threads may come in between
+            self._next += request.count * PAGE_SIZE
+            self._pages.update(made)
+            listed = True
             yield from asked.write(_INDEX, struct.pack("<Q", index))
-            yield from asked.write(_REFS, struct.pack(f"<{len(made)}I", *(page.grant.ref for page in made)))
+            yield from asked.write(_REFS, struct.pack(f"<{len(made)}I", *(page.grant.ref for page in made.values())))
         except BaseException:
-            for page in made:
-                page.put()
+            for page, shared in made.items():
+                if self._pages.pop(page, None) is shared or not listed:
+                    shared.put()
             raise
-        self._next += request.count * PAGE_SIZE
-        self._pages.update(zip(range(index, self._next, PAGE_SIZE), made, strict=True))
         return 0
 
     def _dealloc_gref(self, _asked: Asked, request: abi.DeallocGref) -> int:
