@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.world import need_mount
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -18,7 +20,14 @@ SHELL = re.findall(r"^    \$ \.venv/bin/xenfs (.*)\n((?:    .*\n|\n(?=    ))*)",
 
 
 @pytest.mark.parametrize("example", PYTHON, ids=range(len(PYTHON)))
-def test_a_python_example_runs_and_prints_what_it_says(example: str) -> None:
+def test_a_python_example_runs_and_prints_what_it_says(example: str, tmp_path: Path) -> None:
+    if re.search(r"def test_\w+\(\w", example):  # it has fixtures, so it is pytest's
+        need_mount()
+        (tmp_path / "test_example.py").write_text(example)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert "1 passed" in done.stdout, done.stdout
+        return
     names: dict[str, object] = {}
     printed = io.StringIO()
     with redirect_stdout(printed):
