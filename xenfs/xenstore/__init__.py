@@ -1,0 +1,1 @@
+"""The store: tree, permissions, transactions, watches, quotas, and the protocol. A pure model."""
