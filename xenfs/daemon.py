@@ -19,6 +19,7 @@ from xenfs.fs.filesystem import Filesystem
 from xenfs.fs.operations import Operations
 from xenfs.fs.session import MountError, Session
 from xenfs.hypervisor import Config
+from xenfs.xenstore.server import Server
 
 FUSE_CONF = Path("/etc/fuse.conf")
 STOP_DEADLINE = 5.0
@@ -94,13 +95,26 @@ class Daemon:
             loop.watch(self.session.fd, self._serve)
             loop.watch(work.fd, work.collect)
             loop.watch(woken, lambda: None)
-            more = False
+            more, server = False, self._serve_store()
             while self._alive and not self._stopping:
                 loop.turn(0 if more else None)
                 more = self.fs.tend()
+                if server is not None:
+                    server.flush()
+            if server is not None:
+                server.close()
             self._let_go()
         loop.close()
         self.session.close()
+
+    def _serve_store(self) -> Server | None:
+        """The store's socket, beside the mount; without it, where it cannot be, the other doors remain."""
+        path = f"{self.fs.mountpoint}.sock"
+        try:
+            return Server(self.fs.store, self.fs.loop, path)
+        except OSError as error:
+            print(f"xenfs: no xenstore socket at {path}: {error.strerror or error}", file=sys.stderr)
+            return None
 
     def _serve(self) -> None:
         self._alive = self.session.serve()

@@ -28,7 +28,7 @@ FUZZ = """
     os.chroot(xen())
     os.chdir("/")
     os.environ["XEN"] = "/"
-    assert sorted(os.listdir("/")) == ["domains", "hypervisor"] == sorted(os.listdir("/.."))
+    assert sorted(os.listdir("/")) == ["domains", "hypervisor", "xenstore"] == sorted(os.listdir("/.."))
 
     def some_path():
         path = xen()
@@ -107,6 +107,9 @@ FUZZ = """
         lambda: os.stat(some_path()),
         lambda: os.listdir(some_path()),
         lambda: os.utime(some_path()),
+        lambda: os.mkdir(some_path() / rng.choice(["x", "y", "a b", ".value", "\\xff"])),
+        lambda: keep(os.open(some_path() / rng.choice("abc"), os.O_CREAT | any_flags(), 0o600), os.close),
+        lambda: os.setxattr(some_path(), "user.xenstore.perms", rng.choice([b"n0", b"r1", b"x", b"", words()])),
         lambda: os.chmod(some_path(), rng.choice([0o700, 0o666, 0o644])),
         lambda: os.rename(some_path(), some_path()),
         lambda: os.link(some_path(), some_path()),

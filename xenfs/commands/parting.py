@@ -76,8 +76,11 @@ def wait_gone(mount: Mount, pidfd: int, seconds: float = END_SECONDS) -> bool:
 def clear(mount: Mount, *, abort: bool = False) -> None:
     """Take a mount away though it may be in use; `abort` also ends what waits for its daemon.
 
-    Raises Unable, OSError.
+    The store's socket, which a daemon that was killed leaves behind, goes too. Raises Unable, OSError.
     """
+    with contextlib.suppress(OSError):
+        if (socket := Path(f"{mount.point}.sock")).is_socket():
+            socket.unlink()
     if os.geteuid() == 0:
         flags = _MNT_DETACH | _UMOUNT_NOFOLLOW | (_MNT_FORCE if abort else 0)
         libc = ctypes.CDLL(None, use_errno=True)

@@ -9,8 +9,16 @@ import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from xenfs.abi.xen import NO_DOMID
-from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain, RenameDomain, SetMaxMemory, SetMemory
+from xenfs.abi.wire import Wire
+from xenfs.abi.xen import DOMID_SELF, NO_DOMID
+from xenfs.abi.xenfs_op import (
+    CreateDomain,
+    DestroyDomain,
+    RenameDomain,
+    SetMaxMemory,
+    SetMemory,
+    ShutdownDomain,
+)
 from xenfs.fs.ctl import Ctl
 from xenfs.fs.dev.directory import Dev
 from xenfs.fs.evtchn import Evtchn
@@ -45,7 +53,7 @@ class DomainDirectory(FixedDirectory):
         def rename(value: str) -> None:
             request = RenameDomain(name=value)
             request.check()
-            call(request, fs.domid(domain))
+            fs.domains.tell(call(request, fs.domid(domain)), domain)
 
         def set_memory(value: str) -> None:
             call(SetMemory(frames=_frames(value)), fs.domid(domain))
@@ -89,11 +97,22 @@ class Domains(Directory):
             node = self._nodes[domain.domid] = DomainDirectory(self.fs, domain)
         return node
 
-    def bury(self, domid: int) -> None:
-        """A domain has been destroyed: tell who has its devices open."""
-        node = self._nodes.pop(domid, None)
-        if node is not None:
-            node.dev.bury()
+    def tell(self, answer: Wire, caller: Domain) -> None:
+        """A domain has come, changed or gone by a hypercall of `caller`: tell the store, and who has its devices."""
+        homes, state = self.fs.homes, self.fs.machine.state
+        if isinstance(answer, CreateDomain):
+            homes.came(answer.domid, state.domains[answer.domid].name)
+        elif isinstance(answer, DestroyDomain):
+            node = self._nodes.pop(answer.dom, None)
+            if node is not None:
+                node.dev.bury()
+            homes.gone(answer.dom)
+        elif isinstance(answer, (RenameDomain, ShutdownDomain)):
+            domid = caller.domid if answer.dom == DOMID_SELF else answer.dom
+            if isinstance(answer, RenameDomain):
+                homes.renamed(domid, answer.name)
+            else:
+                self.fs.store.domain_stopped(domid)
 
     def child(self, name: str) -> Child | None:
         """See Directory."""
@@ -109,6 +128,10 @@ class Domains(Directory):
         """See Directory."""
         return 2 + len(self.fs.machine.state.domains)
 
+    def _call(self, request: Wire) -> None:
+        machine = self.fs.machine
+        self.tell(machine.call(request, world=True), machine.state.domains[0])
+
     def mkdir(self, name: str, request: Request) -> Node:
         """Make the domain of that number, owned by the mount's owner."""
         del request
@@ -116,7 +139,7 @@ class Domains(Directory):
         if not 0 <= domid < NO_DOMID:
             raise OSError(errno.EINVAL, "the name of a domain's directory is its number")
         identity = str(uuid.UUID(bytes=os.urandom(16), version=4))
-        self.fs.machine.call(CreateDomain(dom=domid, uuid=identity), world=True)
+        self._call(CreateDomain(dom=domid, uuid=identity))
         self.changed = self.fs.now()
         return self.node(self.fs.machine.state.domains[domid])
 
@@ -125,7 +148,6 @@ class Domains(Directory):
         domid = number(name)
         if domid not in self.fs.machine.state.domains:
             raise OSError(errno.ENOENT, "no such domain")
-        self.fs.machine.call(DestroyDomain(dom=domid), world=True)
-        self.bury(domid)
+        self._call(DestroyDomain(dom=domid))
         self.changed = self.fs.now()
         self.fs.work.then(request.done)

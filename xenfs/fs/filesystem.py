@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, BindIpi, BindVirq
 from xenfs.abi.wire import Wire
-from xenfs.abi.xenfs_op import CloseHandle, DestroyDomain, OpenHandle
+from xenfs.abi.xenfs_op import CloseHandle, CreateDomain, DestroyDomain, OpenHandle, RenameDomain, ShutdownDomain
 from xenfs.fs.domains import Domains
 from xenfs.fs.fifos import HIDDEN, Fifos, HiddenLines
 from xenfs.fs.loop import Loop
@@ -20,14 +20,18 @@ from xenfs.fs.nodes import Directory, FixedDirectory, Owner, TextFile
 from xenfs.fs.pages import Pages
 from xenfs.fs.stream import OpenStream, TracePipe
 from xenfs.fs.work import Work
+from xenfs.fs.xenstore import StoreFiles
 from xenfs.hypervisor import Config, Machine
 from xenfs.hypervisor.errors import NoSuchDomain
 from xenfs.hypervisor.snapshot import frames_table
+from xenfs.xenstore.homes import Homes
+from xenfs.xenstore.store import Store
 
 if TYPE_CHECKING:
     from xenfs.hypervisor.state import Domain
 
 ROOT_INO = 1
+_LIVES = (CreateDomain, DestroyDomain, RenameDomain, ShutdownDomain)
 _MAKE_PORT = (AllocUnbound, BindInterdomain, BindIpi, BindVirq)
 R = TypeVar("R", bound=Wire)
 
@@ -48,12 +52,15 @@ class Filesystem:
         self._born = time.monotonic()
         self.loop, self.work = Loop(), Work()
         self.pages, self.fifos = Pages(self), Fifos(self)
+        self.store = Store()
+        self.homes = Homes(self.store)
         self.machine = Machine(config, contents=self.pages, lines=self.fifos, clock=time.time_ns)
         self.domains = Domains(self)
         self.root = FixedDirectory(self, ROOT_INO, self)
         self.root.nodes = {
             "domains": self.domains,
             "hypervisor": self._hypervisor(version),
+            "xenstore": StoreFiles(self).directory("/"),
             HIDDEN: HiddenLines(self, self),
         }
         self.root.hidden = {HIDDEN}
@@ -114,8 +121,8 @@ class Filesystem:
         if isinstance(request, _MAKE_PORT):
             self.fifos.check_room()
         answer = self.machine.call(request, self.domid(domain), handle)
-        if isinstance(request, DestroyDomain):
-            self.domains.bury(request.dom)
+        if isinstance(answer, _LIVES):
+            self.domains.tell(answer, domain)
         return answer
 
     def open_handle(self, domain: Domain) -> int:

@@ -17,7 +17,7 @@ Req = C.c_void_p
 Ino = C.c_ulong
 Fi = C.POINTER(FileInfo)
 
-FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_STREAM = 1, 2, 16
+FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, FOPEN_STREAM, FOPEN_NOFLUSH = 1, 2, 16, 32
 SET_MODE, SET_UID, SET_GID, SET_SIZE = 1, 2, 4, 8
 OPCODE_WRITE = 16
 IOCTL_COMPAT = 1
@@ -106,6 +106,7 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "open": (Ino, Fi),
     "read": (Ino, C.c_size_t, C.c_int64, Fi),
     "write": (Ino, C.c_void_p, C.c_size_t, C.c_int64, Fi),
+    "flush": (Ino, Fi),
     "release": (Ino, Fi),
     "opendir": (Ino, Fi),
     "readdir": (Ino, C.c_size_t, C.c_int64, Fi),
@@ -165,6 +166,7 @@ req_interrupt_func = _declare(_LOOP, "fuse_req_interrupt_func", None, Req, INTER
 reply_err = _declare(_LOOP, "fuse_reply_err", C.c_int, Req, C.c_int)
 reply_none = _declare(_LOOP, "fuse_reply_none", None, Req)
 reply_entry = _declare(_LOOP, "fuse_reply_entry", C.c_int, Req, C.POINTER(Entry))
+reply_create = _declare(_LOOP, "fuse_reply_create", C.c_int, Req, C.POINTER(Entry), Fi)
 reply_attr = _declare(_LOOP, "fuse_reply_attr", C.c_int, Req, C.POINTER(Stat), C.c_double)
 reply_buf = _declare(_LOOP, "fuse_reply_buf", C.c_int, Req, C.c_char_p, C.c_size_t)
 reply_write = _declare(_LOOP, "fuse_reply_write", C.c_int, Req, C.c_size_t)

@@ -25,6 +25,10 @@ class Loop:
         """Look at a descriptor watched `once` one more time."""
         self._poller.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
 
+    def change(self, fd: int, *, read: bool, write: bool) -> None:
+        """Call it when the descriptor can be read, written, or both, from now on."""
+        self._poller.modify(fd, (select.EPOLLIN if read else 0) | (select.EPOLLOUT if write else 0))
+
     def unwatch(self, fd: int) -> None:
         """Forget a descriptor; before it is closed."""
         del self._ready[fd]

@@ -37,7 +37,7 @@ class Owner(Protocol):
 class OpenFile:
     """An open file: the right to read and write it in one particular way. `flags` are FOPEN_*."""
 
-    flags: ClassVar[int] = libfuse.FOPEN_DIRECT_IO
+    flags: ClassVar[int] = libfuse.FOPEN_DIRECT_IO | libfuse.FOPEN_NOFLUSH
 
     def read(self, request: Request, size: int, offset: int, nonblocking: bool) -> None:
         """Answer a read."""
@@ -56,6 +56,9 @@ class OpenFile:
     def events(self) -> int:
         """What poll would find now."""
         return 0x145  # POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM: as for any file without a poll of its own
+
+    def flush(self) -> None:
+        """A descriptor is being closed; not told of files that are opened FOPEN_NOFLUSH."""
 
     def ioctl(self, request: Request, command: int, address: int, data: bytes) -> None:
         """Answer an ioctl: `data` are the bytes that its number said, `address` is where the caller has the rest."""
@@ -126,6 +129,15 @@ class Node:
         """Set the size; text and pages keep theirs, so that `echo >` and dd work."""
         del size
 
+    def attributes(self) -> dict[str, bytes]:
+        """Extended attributes."""
+        return {}
+
+    def set_attribute(self, name: str, value: bytes) -> None:
+        """Set one."""
+        del name, value
+        raise OSError(errno.ENOTSUP, "there is no such attribute")
+
     def chown(self, uid: int | None, gid: int | None) -> None:
         """Give to somebody."""
         del uid, gid
@@ -155,6 +167,16 @@ class Directory(Node, ABC):
         """Make a directory."""
         del name, request
         raise OSError(errno.EPERM, "nothing can be made here")
+
+    def create(self, name: str, flags: int) -> tuple[Node, OpenFile]:
+        """Make a file and open it."""
+        del name, flags
+        raise OSError(errno.EPERM, "nothing can be made here")
+
+    def unlink(self, name: str) -> None:
+        """Remove a file."""
+        del name
+        raise OSError(errno.EPERM, "this cannot be removed")
 
     def rmdir(self, name: str, request: Request) -> None:
         """Remove a directory."""

@@ -26,6 +26,7 @@ from xenfs.fs.nodes import Child, Directory, Node, OpenFile
 from xenfs.fs.request import Request
 from xenfs.fs.stream import OpenStream
 from xenfs.hypervisor.errors import HypercallError
+from xenfs.xenstore.errors import StoreError
 
 MAX_NAME = 255
 REMEMBERED = 4096
@@ -126,7 +127,30 @@ class Operations:
     def _refuse(self, request: Request, *_: object) -> None:
         request.error(errno.EPERM)
 
-    mknod = unlink = symlink = rename = link = create = _refuse
+    mknod = symlink = link = _refuse
+
+    def rename(self, request: Request, *_: object) -> None:
+        """Nothing moves here; mv copies instead."""
+        request.error(errno.EXDEV)
+
+    def unlink(self, request: Request, parent: int, name: bytes) -> None:
+        """Remove a file."""
+        self._directory(parent).unlink(name.decode("utf-8", "replace"))
+        request.done()
+
+    def create(self, request: Request, parent: int, name: bytes, _mode: int, fi: Any) -> None:
+        """Make a file and open it."""
+        node, opened = self._directory(parent).create(name.decode("utf-8", "replace"), fi.contents.flags)
+        node.lookups += 1
+        self.known[node.ino] = node
+        fi.contents.fh, fi.contents.direct_io = self._opened(node, opened), 1
+        request.created(node.stat(), fi)
+
+    def _opened(self, node: Node, opened: OpenFile) -> int:
+        self._last_fh += 1
+        self.files[self._last_fh] = (node, opened)
+        node.opens += 1
+        return self._last_fh
 
     def open(self, request: Request, ino: int, fi: Any) -> None:
         """Open by the name that this thread has just looked up."""
@@ -140,10 +164,7 @@ class Operations:
             raise OSError(errno.ENOENT, "the frame has gone")
         else:
             opened = child.way(flags)
-        self._last_fh += 1
-        self.files[self._last_fh] = (node, opened)
-        node.opens += 1
-        request.opened(self._last_fh, opened.flags)
+        request.opened(self._opened(node, opened), opened.flags)
 
     def read(self, request: Request, _ino: int, size: int, offset: int, fi: Any) -> None:
         """Read."""
@@ -183,6 +204,11 @@ class Operations:
         given = ctypes.string_at(data, size) if data and size else b""
         self._file(fi).ioctl(request, command & 0xFFFF_FFFF, address or 0, given)
 
+    def flush(self, request: Request, _ino: int, fi: Any) -> None:
+        """A descriptor is being closed."""
+        self._file(fi).flush()
+        request.done()
+
     def release(self, request: Request, _ino: int, fi: Any) -> None:
         """The last reference to an open file, mappings included, is gone."""
         node, opened = self.files.pop(fi.contents.fh)
@@ -218,22 +244,34 @@ class Operations:
         st.f_namemax = MAX_NAME
         request.statfs(st)
 
-    def setxattr(self, request: Request, *_: object) -> None:
-        """No attributes here."""
+    def setxattr(self, request: Request, ino: int, name: bytes, value: int, size: int, _flags: int) -> None:
+        """Set an attribute."""
+        self.known[ino].set_attribute(name.decode("utf-8", "replace"), ctypes.string_at(value, size) if size else b"")
+        request.done()
+
+    def removexattr(self, request: Request, *_: object) -> None:
+        """None can be removed."""
         request.error(errno.ENOTSUP)
 
-    removexattr = setxattr
+    def getxattr(self, request: Request, ino: int, name: bytes, size: int) -> None:
+        """An attribute."""
+        value = self.known[ino].attributes().get(name.decode("utf-8", "replace"))
+        if value is None:
+            raise OSError(errno.ENODATA, "no such attribute")
+        self._sized(request, value, size)
 
-    def getxattr(self, request: Request, *_: object) -> None:
-        """No attributes here."""
-        request.error(errno.ENODATA)
+    def listxattr(self, request: Request, ino: int, size: int) -> None:
+        """Names of the attributes."""
+        self._sized(request, b"".join(name.encode() + b"\0" for name in self.known[ino].attributes()), size)
 
-    def listxattr(self, request: Request, _ino: int, size: int) -> None:
-        """No attributes here."""
-        if size:
-            request.data(b"")
+    @staticmethod
+    def _sized(request: Request, data: bytes, size: int) -> None:
+        if not size:
+            request.size(len(data))
+        elif len(data) > size:
+            request.error(errno.ERANGE)
         else:
-            request.size(0)
+            request.data(data)
 
     def retrieve_reply(self, request: Request, cookie: int | None, _ino: int, _offset: int, buffers: Any) -> None:
         """Bytes of a page that we asked for."""
@@ -251,7 +289,7 @@ class Operations:
             request = Request(raw)
             try:
                 method(request, *arguments)
-            except HypercallError as error:
+            except (HypercallError, StoreError) as error:
                 self._fail(request, error.errno)
             except FieldError:
                 self._fail(request, errno.EINVAL)

@@ -82,7 +82,7 @@ class Page(Node):
 class OpenPage(OpenFile):
     """A page opened by one of its names; `gone` is what its release means to the machine."""
 
-    flags = libfuse.FOPEN_KEEP_CACHE
+    flags = libfuse.FOPEN_KEEP_CACHE | libfuse.FOPEN_NOFLUSH
 
     def __init__(self, page: Page, gone: Callable[[], None] | None = None) -> None:
         """Count the open."""

@@ -53,6 +53,11 @@ class Request:
         entry = libfuse.Entry(ino=stat.st_ino, attr=stat, attr_timeout=attr_timeout, entry_timeout=0.0)
         libfuse.reply_entry(self._once(), ctypes.byref(entry))
 
+    def created(self, stat: libfuse.Stat, fi: libfuse.FileInfo) -> None:
+        """Answer a create: the entry as in `entry`, and the open file."""
+        entry = libfuse.Entry(ino=stat.st_ino, attr=stat, attr_timeout=0.0, entry_timeout=0.0)
+        libfuse.reply_create(self._once(), ctypes.byref(entry), fi)
+
     def attr(self, stat: libfuse.Stat, attr_timeout: float) -> None:
         """Answer a getattr or setattr."""
         libfuse.reply_attr(self._once(), ctypes.byref(stat), attr_timeout)

@@ -23,7 +23,7 @@ POLLIN, POLLOUT, POLLERR = 0x1 | 0x40, 0x4 | 0x100, 0x8  # with RDNORM and WRNOR
 class OpenStream(OpenFile, ABC):
     """What ctl and trace_pipe have in common: bytes to come, readers that wait for them, and pollers."""
 
-    flags = libfuse.FOPEN_DIRECT_IO | libfuse.FOPEN_STREAM
+    flags = libfuse.FOPEN_DIRECT_IO | libfuse.FOPEN_STREAM | libfuse.FOPEN_NOFLUSH
 
     def __init__(self) -> None:
         """Nothing to read, nobody waiting."""

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 START_SECONDS = 30
 END_SECONDS = 5
@@ -74,6 +75,7 @@ def end(daemon: subprocess.Popen[bytes], mountpoint: str) -> None:
         daemon.wait()
     fusermount = shutil.which("fusermount") or "fusermount3"
     unmount = ["umount", "-l"] if os.geteuid() == 0 else [fusermount, "-u", "-z", "-q"]
+    Path(f"{mountpoint}.sock").unlink(missing_ok=True)  # a daemon that was killed leaves it
     subprocess.run([*unmount, mountpoint], check=False, capture_output=True, timeout=END_SECONDS)
 
 

@@ -60,13 +60,14 @@ class OpenDevice(OpenStream):
     """An open device, which owns what is made through it."""
 
     calls: ClassVar[Sequence[Call]] = ()
+    has_handle: ClassVar[bool] = True
 
     def __init__(self, dev: Dev, flags: int) -> None:
         """Open it. The domain's handle for it is opened with it, or when first needed by one that only reads."""
         super().__init__()
         self.dev = dev
         self.readonly = flags & 3 == os.O_RDONLY
-        self._number = 0 if self.readonly else self.fs.open_handle(self.domain)
+        self._number = self.fs.open_handle(self.domain) if self.has_handle and not self.readonly else 0
         dev.opened.add(self)
 
     @property

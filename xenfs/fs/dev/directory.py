@@ -10,6 +10,7 @@ from xenfs.fs.dev.evtchn import OpenEvtchn
 from xenfs.fs.dev.gntalloc import OpenGntalloc, SharedPage
 from xenfs.fs.dev.gntdev import OpenGntdev
 from xenfs.fs.dev.hypercall import OpenHypercall
+from xenfs.fs.dev.xenbus import OpenXenbus
 from xenfs.fs.nodes import FixedDirectory, Owner
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ DEVICES: dict[str, type[OpenDevice]] = {
     "gntalloc": OpenGntalloc,
     "gntdev": OpenGntdev,
     "hypercall": OpenHypercall,
+    "xenbus": OpenXenbus,
 }
 
 
