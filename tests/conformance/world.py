@@ -13,7 +13,7 @@ import pytest
 from tests.need import missing, need_tool
 from xenfs.abi.event_channel import Reset
 from xenfs.abi.xenfs_op import DEFAULT_FRAMES, CreateDomain, DestroyDomain, SetMemory
-from xenfs.domain import BareDomain, Refused
+from xenfs.domain import Domain, Refused
 from xenfs.domain.inprocess import InProcessXen
 from xenfs.domain.mounted import MountedDomain
 from xenfs.hypervisor import Config
@@ -32,7 +32,7 @@ class World(Protocol):
 
     def destroy_domain(self, domid: int) -> None: ...
 
-    def domain(self, domid: int) -> BareDomain:
+    def domain(self, domid: int) -> Domain:
         """Enter a domain: a handle of its own."""
 
     def reset(self, domid: int) -> None:
@@ -62,7 +62,7 @@ class InProcessWorld:
     def destroy_domain(self, domid: int) -> None:
         self.xen.destroy_domain(domid)
 
-    def domain(self, domid: int) -> BareDomain:
+    def domain(self, domid: int) -> Domain:
         return self.xen.domain(domid)
 
     def reset(self, domid: int) -> None:

@@ -1,125 +1,138 @@
-"""The store as one domain, on the in-process tree."""
+"""The store as one domain, straight on the model."""
 
 from __future__ import annotations
 
 import errno
 import os
 import select
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from xenfs.domain.inprocess.tree import Tree, allows, refuse
+from xenfs.domain.errors import Refused
+from xenfs.xenstore.client import Client
+from xenfs.xenstore.errors import StoreError
+from xenfs.xenstore.homes import Homes
+from xenfs.xenstore.store import Store
+
+R = TypeVar("R")
+
+
+class StoreModel:
+    """The one store of a machine, which threads may use side by side."""
+
+    def __init__(self) -> None:
+        """Begin with the home of domain 0."""
+        self.store = Store()
+        self.homes = Homes(self.store)
+        self.lock = threading.RLock()
+        self.watches: dict[InProcessWatch, None] = {}
+
+    def do(self, action: Callable[[], R]) -> R:
+        """Carry something out. Raises Refused."""
+        try:
+            with self.lock:
+                return action()
+        except StoreError as error:
+            raise Refused(error.errno, str(error)) from error
+
+    def leaks(self) -> list[str]:
+        """Watches that nobody closed."""
+        return [repr(watch) for watch in self.watches]
 
 
 class _Reader:
-    """What the store and a transaction have in common: the operations on some tree."""
+    """What the store and a transaction have in common."""
 
-    def __init__(self, tree: Tree, domid: int) -> None:
-        self._tree, self._domid = tree, domid
-
-    def _path(self, path: str) -> str:
-        return path if path.startswith("/") or not path else f"/local/domain/{self._domid}/{path}"
+    def __init__(self, model: StoreModel, client: Client, tx: int = 0) -> None:
+        self._model, self._client, self._tx = model, client, tx
+        self._store = model.store
 
     def read(self, path: str) -> bytes:
         """See Reader."""
-        return self._tree.get(self._path(path), self._domid, "r").value
+        return self._model.do(lambda: self._store.read(self._client, path, self._tx))
 
     def list(self, path: str) -> tuple[str, ...]:
         """See Reader."""
-        return tuple(self._tree.get(self._path(path), self._domid, "r").children)
+        return tuple(self._model.do(lambda: self._store.look(self._client, path, self._tx).names()))
 
     def exists(self, path: str) -> bool:
         """See Reader."""
-        node = self._tree.find(self._path(path))
-        return node is not None and allows(node, self._domid, "r")
+        try:
+            self.read(path)
+        except Refused as refused:
+            if refused.errno not in (errno.ENOENT, errno.EACCES):
+                raise
+            return False
+        return True
 
     def perms(self, path: str) -> tuple[str, ...]:
         """See Reader."""
-        return tuple(f"{letter}{domid}" for letter, domid in self._tree.get(self._path(path), self._domid, "r").perms)
+        return tuple(self._model.do(lambda: self._store.get_perms(self._client, path, self._tx)))
 
     def write(self, path: str, value: bytes | str) -> None:
         """See Reader."""
         data = value.encode() if isinstance(value, str) else bytes(value)
-        self._do(lambda tree: tree.write(self._path(path), data, self._domid))
+        self._model.do(lambda: self._store.write(self._client, path, data, self._tx))
 
     def mkdir(self, path: str) -> None:
         """See Reader."""
-        self._do(lambda tree: tree.mkdir(self._path(path), self._domid))
+        self._model.do(lambda: self._store.mkdir(self._client, path, self._tx))
 
     def rm(self, path: str) -> None:
         """See Reader."""
-        self._do(lambda tree: tree.rm(self._path(path), self._domid))
+        self._model.do(lambda: self._store.rm(self._client, path, self._tx))
 
     def chmod(self, path: str, perms: Sequence[str]) -> None:
         """See Reader."""
-        self._do(lambda tree: tree.chmod(self._path(path), perms, self._domid))
-
-    def _do(self, change: Callable[[Tree], None]) -> None:
-        with self._tree.lock:
-            change(self._tree)
+        self._model.do(lambda: self._store.set_perms(self._client, path, perms, self._tx))
 
 
 class InProcessTransaction(_Reader):
-    """Works on a copy, remembers the nodes it touched, and does its changes again on the tree at the end."""
+    """Implements domain.Transaction."""
 
-    def __init__(self, tree: Tree, domid: int) -> None:
-        """Take the copy."""
-        super().__init__(tree.snapshot(), domid)
-        self._base, self._start = tree, self._tree.generation
-        self._touched: dict[str, int | None] = {}
-        self._changes: list[Callable[[Tree], None]] = []
-        self._tree.touched = lambda path, generation: self._touch(path, generation)
+    def __init__(self, model: StoreModel, client: Client) -> None:
+        """Start it."""
+        super().__init__(model, client, model.do(lambda: model.store.begin(client)))
         self.conflict = False
-
-    def _touch(self, path: str, generation: int | None) -> None:
-        if path not in self._touched and (generation is None or generation <= self._start):
-            self._touched[path] = generation
-
-    def _do(self, change: Callable[[Tree], None]) -> None:
-        change(self._tree)
-        self._changes.append(change)
 
     def __enter__(self) -> InProcessTransaction:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if raised[0] is None:
-            with self._base.lock:
-                self._commit()
-
-    def _commit(self) -> None:
-        for path, generation in self._touched.items():
-            node = self._base.find(path)
-            if (None if node is None else node.generation) != generation:
-                self.conflict = True
-                return
-        for change in self._changes:
-            change(self._base)
+        commit = raised[0] is None
+        try:
+            self._model.do(lambda: self._store.end(self._client, self._tx, commit))
+        except Refused as refused:
+            if refused.errno != errno.EAGAIN:
+                raise
+            self.conflict = True
 
 
 class InProcessWatch:
-    """Events for one path, each a changed path and the token."""
+    """Implements domain.Watch: a client of its own, with one watch."""
 
-    def __init__(self, store: InProcessStore, path: str, shown: str, token: str) -> None:
-        """Begin with the event that says: look now."""
-        self._store, self._path, self._shown, self._token = store, path, shown, token
+    def __init__(self, store: InProcessStore, path: str, token: str) -> None:
+        """Begin to watch, with the event that says: look now."""
+        self._store, self._path, self._token = store, path, token
         self._events: deque[tuple[str, str]] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
-        self._put(path)
+        model = store.model
+        self._client = model.store.connect(Client(store.domid, self._event))
+        try:
+            model.do(lambda: model.store.watch(self._client, path, token))
+        except Refused:
+            self._end()
+            raise
+        self._event(path, token)
 
     def __repr__(self) -> str:
-        return f"watch {self._shown} {self._token!r}".rstrip()
+        return f"watch {self._path} {self._token!r}".rstrip()
 
-    def _put(self, path: str) -> None:
-        self._events.append((self._shown + path[len(self._path) :], self._token))
+    def _event(self, path: str, token: str) -> None:
+        self._events.append((path, token))
         os.eventfd_write(self._fd, 1)
-
-    def changed(self, path: str, exact: bool) -> None:
-        """A node changed somewhere; `exact` only concerns who watches that very node."""
-        same = path == self._path
-        below = not exact and path.startswith("/" if self._path == "/" else self._path + "/")
-        if (same or below) and self._store.sees(path):
-            self._put(path)
 
     def fileno(self) -> int:
         """See Watch."""
@@ -134,10 +147,15 @@ class InProcessWatch:
         os.eventfd_read(self._fd)
         return self._events.popleft()
 
+    def _end(self) -> None:
+        with self._store.model.lock:
+            self._store.model.store.disconnect(self._client)
+        os.close(self._fd)
+
     def close(self) -> None:
         """See Watch."""
         if self._store.forget(self):
-            os.close(self._fd)
+            self._end()
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         while (event := self.wait()) is not None:
@@ -147,42 +165,40 @@ class InProcessWatch:
 class InProcessStore(_Reader):
     """Implements domain.Store."""
 
-    def __init__(self, tree: Tree, domid: int) -> None:
-        """Begin without watches."""
-        super().__init__(tree, domid)
+    def __init__(self, model: StoreModel, domid: int) -> None:
+        """Connect."""
+        super().__init__(model, model.store.connect(Client(domid, lambda _path, _token: None)))
+        self.model, self.domid = model, domid
         self._watches: dict[tuple[str, str], InProcessWatch] = {}
 
     def transaction(self, attempts: int = 50) -> Iterator[InProcessTransaction]:
         """See Store."""
         for _ in range(attempts):
-            attempt = InProcessTransaction(self._tree, self._domid)
+            attempt = InProcessTransaction(self.model, self._client)
             yield attempt
             if not attempt.conflict:
                 return
-        raise refuse(errno.EAGAIN, "transaction", f"{attempts} conflicts one after another")
+        raise Refused(errno.EAGAIN, f"transaction: {attempts} conflicts one after another")
 
     def watch(self, path: str, token: str = "") -> InProcessWatch:
         """See Store."""
-        key = (self._path(path), token)
-        if key in self._watches:
-            raise refuse(errno.EEXIST, path, f"watched already with token {token!r}")
-        watch = self._watches[key] = InProcessWatch(self, key[0], path, token)
-        self._tree.listeners[watch] = watch.changed
+        if (path, token) in self._watches:
+            raise Refused(errno.EEXIST, f"{path}: watched already with token {token!r}")
+        watch = self._watches[path, token] = InProcessWatch(self, path, token)
+        self.model.watches[watch] = None
         return watch
-
-    def sees(self, path: str) -> bool:
-        """Whether the domain may read a node; one that is gone counts by its nearest ancestor."""
-        return self._tree.visible(path, self._domid)
 
     def forget(self, watch: InProcessWatch) -> bool:
         """Take a watch off the lists; False when it was not there."""
         for key, known in self._watches.items():
             if known is watch:
-                del self._watches[key], self._tree.listeners[watch]
+                del self._watches[key], self.model.watches[watch]
                 return True
         return False
 
     def close(self) -> None:
-        """End every watch."""
+        """End every watch, and disconnect."""
         for watch in list(self._watches.values()):
             watch.close()
+        with self.model.lock:
+            self.model.store.disconnect(self._client)

@@ -14,8 +14,7 @@ from xenfs.domain.inprocess.arena import Arena
 from xenfs.domain.inprocess.events import InProcessEvents
 from xenfs.domain.inprocess.lines import EventFdLines
 from xenfs.domain.inprocess.memory import InProcessMemory
-from xenfs.domain.inprocess.store import InProcessStore
-from xenfs.domain.inprocess.tree import Tree
+from xenfs.domain.inprocess.store import InProcessStore, StoreModel
 from xenfs.hypervisor import Config, Machine
 from xenfs.hypervisor.errors import HypercallError, Invalid
 from xenfs.hypervisor.table import BY_REQUEST
@@ -28,7 +27,7 @@ class InProcessXen:
 
     def __init__(self, config: Config | None = None, *, clock: Callable[[], int] | None = None) -> None:
         """Make the machine; `clock` (nanoseconds) times the records of its trace."""
-        self.arena, self.lines, self.tree = Arena(), EventFdLines(), Tree()
+        self.arena, self.lines, self.xenstore = Arena(), EventFdLines(), StoreModel()
         self.machine = Machine(config, contents=self.arena, lines=self.lines, clock=clock)
         self.lock = threading.RLock()
         self.entered: set[InProcessDomain] = set()
@@ -52,13 +51,13 @@ class InProcessXen:
         """Make a domain; its number. EEXIST for a name that is taken, ENOMEM."""
         request = CreateDomain(name=name, frames=frames, max_frames=max_frames)
         domid = self.call(request).domid
-        self.tree.add_domain(domid)
+        self.xenstore.do(lambda: self.xenstore.homes.came(domid, self.machine.state.domains[domid].name))
         return domid
 
     def destroy_domain(self, domid: int) -> None:
         """End a domain with all it has. ESRCH."""
         self.call(DestroyDomain(dom=domid))
-        self.tree.remove_domain(domid)
+        self.xenstore.do(lambda: self.xenstore.homes.gone(domid))
 
     def domain(self, domid: int) -> InProcessDomain:
         """Enter a domain: a new handle of it. ESRCH, EMFILE."""
@@ -73,7 +72,7 @@ class InProcessXen:
         for domain in living:
             held += [repr(r) for table in (domain.ports, domain.grants, domain.maps) for r in table.values()]
             held += [repr(r) for r in domain.rings.values()]
-        return held + [repr(d) + " is dying" for d in state.dying] + self.tree.leaks()
+        return held + [repr(d) + " is dying" for d in state.dying] + self.xenstore.leaks()
 
     def close(self) -> None:
         """End the machine, and with it every domain that is still open."""
@@ -99,7 +98,7 @@ class InProcessDomain:
         self.handle = xen.call(OpenHandle(dom=domid), world=True).handle
         self.memory = InProcessMemory(self)
         self.events = InProcessEvents(self)
-        self.store = InProcessStore(xen.tree, domid)
+        self.store = InProcessStore(xen.xenstore, domid)
         xen.entered.add(self)
 
     @property

@@ -20,6 +20,7 @@ from xenfs.domain.mounted.ctl import Ctl
 from xenfs.domain.mounted.errors import MISSING, HypervisorGone, refusal
 from xenfs.domain.mounted.events import MountedEvents
 from xenfs.domain.mounted.memory import MountedMemory
+from xenfs.domain.mounted.store import MountedStore
 
 W = TypeVar("W", bound=Wire)
 PathName = str | os.PathLike[str]
@@ -50,7 +51,7 @@ def open_domain(domid: int | None = None, root: PathName | None = None) -> Mount
 
 
 class MountedDomain:
-    """A domain through a handle of its own, which is its open `ctl`. Implements domain.BareDomain.
+    """A domain through a handle of its own, which is its open `ctl`. Implements domain.Domain.
 
     Threads may use it side by side. It is for one process: a child made by fork shares the handle and must not use it.
 
@@ -88,6 +89,7 @@ class MountedDomain:
             self._opened = opened.pop_all()
         self.memory = MountedMemory(self)
         self.events = MountedEvents(self)
+        self.store = MountedStore(lambda: self._open_store(), self._where)
 
     def __repr__(self) -> str:
         return self._where
@@ -112,6 +114,12 @@ class MountedDomain:
         """Open a file of the domain's directory; raises OSError as the kernel says it."""
         self._check_open()
         return os.open(name, flags | os.O_CLOEXEC, dir_fd=self._folder)
+
+    def _open_store(self) -> int:
+        try:
+            return self.open("dev/xenbus", os.O_RDWR)
+        except OSError as error:
+            raise refusal(error, self._where) from error
 
     def stat(self, name: str) -> os.stat_result:
         """What a file of the domain's directory is; raises OSError as the kernel says it."""
@@ -142,6 +150,7 @@ class MountedDomain:
         if not self._closed:
             self.memory.close()
             self.events.close()
+            self.store.close()
             self._closed = True
             self._opened.close()
 
