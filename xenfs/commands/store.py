@@ -25,6 +25,9 @@ Reader = MountedStore | MountedTransaction
 Paths = Annotated[list[str], typer.Argument(metavar="PATH…", help="Absolute, or relative to the domain's home.")]
 Prefix = Annotated[bool, typer.Option("-p", help="Show the path too.")]
 Raw = Annotated[bool, typer.Option("-R", help="Raw bytes, without escapes.")]
+Socket = Annotated[
+    bool, typer.Option("-s", hidden=True, help="Accepted as the xenstore-* programs do; it changes nothing.")
+]
 COLUMN = 60
 """Where xenstore-ls puts permissions beside an indented tree."""
 ATTEMPTS = 1000
@@ -74,7 +77,7 @@ def _each(paths: Iterable[str], problem: str, work: Callable[[str], bytes]) -> b
 
 @app.command("read")
 @command("store read")
-def read(paths: Paths, prefix: Prefix = False, raw: Raw = False) -> None:
+def read(paths: Paths, prefix: Prefix = False, raw: Raw = False, _s: Socket = False) -> None:
     """Print values, one a line.
 
     Exit status: 0, or 1 at the first that cannot be read.
@@ -89,7 +92,7 @@ def read(paths: Paths, prefix: Prefix = False, raw: Raw = False) -> None:
 
 @app.command("list")
 @command("store list")
-def list_(paths: Paths, prefix: Prefix = False) -> None:
+def list_(paths: Paths, prefix: Prefix = False, _s: Socket = False) -> None:
     """Print the names of children, one a line.
 
     Exit status: 0, or 1 at the first path that cannot be listed.
@@ -104,7 +107,7 @@ def list_(paths: Paths, prefix: Prefix = False) -> None:
 
 @app.command("exists")
 @command("store exists")
-def exists(paths: Paths) -> None:
+def exists(paths: Paths, _s: Socket = False) -> None:
     """Say by the exit status whether all paths exist: 0 they do, 1 one does not."""
     with opened() as store:
         if not all(store.exists(path) for path in paths):
@@ -116,6 +119,7 @@ def exists(paths: Paths) -> None:
 def write(
     words: Annotated[list[str], typer.Argument(metavar="PATH VALUE…", help="Paths, each with its value.")],
     raw: Raw = False,
+    _s: Socket = False,
 ) -> None:
     r"""Set values, all of them or none. Unless -R is given, \t \n \r \\ \x41 \101 mean what they do in C.
 
@@ -145,7 +149,9 @@ def _remove(store: Reader, path: str, tidy: bool) -> bytes:
 @app.command("rm")
 @command("store rm")
 def rm(
-    paths: Paths, tidy: Annotated[bool, typer.Option("-t", help="And parents that are empty then.")] = False
+    paths: Paths,
+    tidy: Annotated[bool, typer.Option("-t", help="And parents that are empty then.")] = False,
+    _s: Socket = False,
 ) -> None:
     """Remove nodes with all below them, all or none.
 
@@ -193,6 +199,7 @@ def ls(
     path: Annotated[str, typer.Argument(metavar="[PATH]", help="Where to begin.")] = "/",
     whole: Annotated[bool, typer.Option("-f", help="Whole paths instead of a tree.")] = False,
     perms: Annotated[bool, typer.Option("-p", help="Permissions too.")] = False,
+    _s: Socket = False,
 ) -> None:
     """Print the tree with its values.
 
@@ -213,6 +220,7 @@ def chmod(
     modes: Annotated[list[str], typer.Argument(metavar="MODE…", help="n0 r3: the owner with the default first.")],
     recursive: Annotated[bool, typer.Option("-r", help="And all below it.")] = False,
     upto: Annotated[bool, typer.Option("-u", help="And all above it.")] = False,
+    _s: Socket = False,
 ) -> None:
     """Set permissions.
 
