@@ -25,9 +25,7 @@ Reader = MountedStore | MountedTransaction
 Paths = Annotated[list[str], typer.Argument(metavar="PATH…", help="Absolute, or relative to the domain's home.")]
 Prefix = Annotated[bool, typer.Option("-p", help="Show the path too.")]
 Raw = Annotated[bool, typer.Option("-R", help="Raw bytes, without escapes.")]
-Socket = Annotated[
-    bool, typer.Option("-s", hidden=True, help="Accepted as the xenstore-* programs do; it changes nothing.")
-]
+Socket = Annotated[bool, typer.Option("-s", hidden=True, help="As the xenstore-* programs take it.")]
 COLUMN = 60
 """Where xenstore-ls puts permissions beside an indented tree."""
 ATTEMPTS = 1000
@@ -99,7 +97,7 @@ def list_(paths: Paths, prefix: Prefix = False, _s: Socket = False) -> None:
     """
 
     def one(store: Reader, path: str) -> bytes:
-        above = path.rstrip("/") + "/" if prefix else ""
+        above = path + "/" if prefix else ""
         return "".join(f"{above}{name}\n" for name in store.list(path)).encode()
 
     together(lambda store: _each(paths, "could not list path {}", lambda path: one(store, path)), len(paths))
