@@ -35,11 +35,11 @@ class Peer:
 
     def heard(self) -> Said:
         """All that has come."""
-        said: Said = []
-        while data := self.connection.take(1 << 20):
-            said += told(data)
+        data = b""
+        while more := self.connection.take(1 << 20):
+            data += more
             self.connection.feed(b"")
-        return said
+        return told(data)
 
     def ask(self, kind: int, payload: bytes, tx: int = 0) -> bytes:
         """The payload of the answer, or the errno's name. Events are dropped."""
