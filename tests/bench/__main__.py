@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import devices, machine, mount, ring
+from tests.bench import devices, machine, mount, ring, store
 
-BENCHMARKS = {"machine": machine.run, "ring": ring.run, "mount": mount.run, "devices": devices.run}
+BENCHMARKS = {"machine": machine.run, "ring": ring.run, "mount": mount.run, "devices": devices.run, "store": store.run}
 
 
 def main(names: list[str]) -> int:

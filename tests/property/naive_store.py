@@ -109,7 +109,8 @@ class NaiveStore:
             above = place.rpartition("/")[0] or "/"
             parent = self.get(tx, above)
             assert parent is not None
-            parent.children.append(place.rpartition("/")[2])
+            # looked at later than the child, it may list it already: others made it, and there will be a conflict
+            parent.children += [name] if (name := place.rpartition("/")[2]) not in parent.children else []
             self.touch(tx, above, parent, None)
             perms = list(parent.perms)
             if domid:
