@@ -106,7 +106,6 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "open": (Ino, Fi),
     "read": (Ino, C.c_size_t, C.c_int64, Fi),
     "write": (Ino, C.c_void_p, C.c_size_t, C.c_int64, Fi),
-    "flush": (Ino, Fi),
     "release": (Ino, Fi),
     "opendir": (Ino, Fi),
     "readdir": (Ino, C.c_size_t, C.c_int64, Fi),

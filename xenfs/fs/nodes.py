@@ -57,9 +57,6 @@ class OpenFile:
         """What poll would find now."""
         return 0x145  # POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM: as for any file without a poll of its own
 
-    def flush(self) -> None:
-        """A descriptor is being closed; not told of files that are opened FOPEN_NOFLUSH."""
-
     def ioctl(self, request: Request, command: int, address: int, data: bytes) -> None:
         """Answer an ioctl: `data` are the bytes that its number said, `address` is where the caller has the rest."""
         del command, address, data

@@ -204,11 +204,6 @@ class Operations:
         given = ctypes.string_at(data, size) if data and size else b""
         self._file(fi).ioctl(request, command & 0xFFFF_FFFF, address or 0, given)
 
-    def flush(self, request: Request, _ino: int, fi: Any) -> None:
-        """A descriptor is being closed."""
-        self._file(fi).flush()
-        request.done()
-
     def release(self, request: Request, _ino: int, fi: Any) -> None:
         """The last reference to an open file, mappings included, is gone."""
         node, opened = self.files.pop(fi.contents.fh)

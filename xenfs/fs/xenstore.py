@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
-from xenfs.fs import libfuse
 from xenfs.fs.nodes import Child, Directory, Node, OpenFile
 from xenfs.fs.stream import POLLIN, OpenStream
 from xenfs.xenstore import paths
@@ -179,9 +178,10 @@ class PermsFile(ValueFile):
 
 
 class OpenValue(OpenFile):
-    """An open value. What is written through one open is stored as a whole, each time; at its end when nothing was."""
+    """An open value. What is written through one open is stored as a whole, each time.
 
-    flags = libfuse.FOPEN_DIRECT_IO
+    At its end, with its last descriptor, the empty value is stored if the open was to begin anew and nothing came.
+    """
 
     def __init__(self, file: ValueFile, *, owed: bool = False) -> None:
         """Nothing read or written yet; `owed` when the file is new, so that the empty value is to be stored."""
@@ -213,17 +213,12 @@ class OpenValue(OpenFile):
         self._written, self._owed, self._text = written, False, None
         request.written(len(data))
 
-    def flush(self) -> None:
-        """See OpenFile."""
-        if self._owed:
-            self._owed = False
-            self._file.store(b"")
-
     def release(self) -> None:
         """See OpenFile."""
         if self._file.opened is self:
             self._file.opened = None
-        self.flush()
+        if self._owed:
+            self._file.store(b"")
 
 
 class StoreDirectory(StoreInode, Directory):
