@@ -175,6 +175,11 @@ class Directory(Node, ABC):
         del name
         raise OSError(errno.EPERM, "this cannot be removed")
 
+    def rename(self, name: str) -> None:
+        """Refuse to move a file: EPERM, or EXDEV where mv may copy and remove instead."""
+        del name
+        raise OSError(errno.EPERM, "nothing can be moved here")
+
     def rmdir(self, name: str, request: Request) -> None:
         """Remove a directory."""
         del name, request

@@ -129,9 +129,10 @@ class Operations:
 
     mknod = symlink = link = _refuse
 
-    def rename(self, request: Request, *_: object) -> None:
-        """Nothing moves here; mv copies instead."""
-        request.error(errno.EXDEV)
+    def rename(self, request: Request, parent: int, name: bytes, *_: object) -> None:
+        """Refuse to move a file."""
+        self._directory(parent).rename(name.decode("utf-8", "replace"))
+        request.done()
 
     def unlink(self, request: Request, parent: int, name: bytes) -> None:
         """Remove a file."""

@@ -293,6 +293,10 @@ class StoreDirectory(StoreInode, Directory):
         """See Directory."""
         self._remove(name, directory=False)
 
+    def rename(self, name: str) -> None:
+        """See Directory."""
+        raise OSError(errno.EXDEV, "a node does not move; copy it", name)
+
 
 class WatchFile(StoreInode):
     """.watch: the paths that change, as they do."""
