@@ -110,8 +110,9 @@ class NaiveStore:
             parent = self.get(tx, above)
             assert parent is not None
             # looked at later than the child, it may list it already: others made it, and there will be a conflict
-            parent.children += [name] if (name := place.rpartition("/")[2]) not in parent.children else []
-            self.touch(tx, above, parent, None)
+            if (name := place.rpartition("/")[2]) not in parent.children:
+                parent.children.append(name)
+                self.touch(tx, above, parent, None)
             perms = list(parent.perms)
             if domid:
                 perms[0] = f"{perms[0][0]}{domid}"

@@ -91,7 +91,12 @@ class Tree:
 
 
 def link(view: View, path: str, node: Node, name: str) -> None:
-    """Put a name into a node's list of children."""
+    """Put a name into a node's list of children.
+
+    A transaction that looks at the parent later than at the child may find it there: others made it meanwhile.
+    """
+    if name in node.children:
+        return
     children = node.children.set(name, view.ticket())
     view.put(path, replace(node, children=children, names_size=node.names_size + len(name) + 1))
 
