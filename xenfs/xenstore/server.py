@@ -30,6 +30,10 @@ class Loop(Protocol):
         """Forget it."""
 
 
+def _spare() -> int:
+    return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+
 class Peer:
     """One client of the socket. It is read from only as long as it reads its answers."""
 
@@ -100,6 +104,7 @@ class Server:
         self.peers: set[Peer] = set()
         self.stirred: dict[Peer, None] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._spare = _spare()
         try:
             self._bind()
             self._socket.listen(BACKLOG)
@@ -125,10 +130,21 @@ class Server:
             os.close(folder)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # it has gone again, or there is no descriptor left for it
+        try:
             connection, _ = self._socket.accept()
-            connection.setblocking(False)
-            self.peers.add(Peer(self, connection))
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+            return  # else it has gone again
+        connection.setblocking(False)
+        self.peers.add(Peer(self, connection))
+
+    def _turn_away(self) -> None:
+        """There is no descriptor left: close the connection, which would else be offered again and again."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._socket.accept()[0].close()
+        self._spare = _spare()
 
     def flush(self) -> None:
         """Send the events that others have caused."""
@@ -141,4 +157,5 @@ class Server:
             peer.close()
         self.loop.unwatch(self._socket.fileno())
         self._socket.close()
+        os.close(self._spare)
         Path(self.path).unlink(missing_ok=True)
