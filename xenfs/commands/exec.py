@@ -21,7 +21,7 @@ from xenfs.commands.run import CANNOT_RUN, NOT_FOUND, SETUP_FAILED
 
 def environment(point: str, domid: int) -> dict[str, str]:
     """The environment of a program in a domain."""
-    return {**os.environ, "XEN": point, "XEN_DOMID": str(domid)}
+    return {**os.environ, "XEN": point, "XEN_DOMID": str(domid), "XENSTORED_PATH": "/dev/xen/xenbus"}
 
 
 def _entered(which: str) -> tuple[str, int]:
@@ -45,7 +45,8 @@ def execute(
     """Run a program in a domain: xenfs exec DOMID -- CMD ARGS.
 
     Its /dev/xen is the domain's dev/, in a mount namespace of its own; the rest of /dev is the host's, and the host
-    sees nothing of it. XEN is the mount and XEN_DOMID the domain. Without root this needs user namespaces.
+    sees nothing of it. XEN is the mount, XEN_DOMID the domain, XENSTORED_PATH its xenbus. Without root this needs user
+    namespaces.
 
     Exit status: the program's, since the command becomes it; 125 there was no machine, domain or namespace; 126 the
     program cannot be run; 127 it is not found.

@@ -37,7 +37,7 @@ def test_the_devices_of_a_domain_are_its_dev_xen_and_the_hosts_stays_as_it_is(xe
     started = xen.start(*PROGRAM, "exec", "1", "--", "sh", "-c", "ls /dev/xen; echo end; read answer")
     assert started.stdout is not None
     said = list(iter(started.stdout.readline, "end\n"))
-    assert {"evtchn\n", "gntalloc\n", "gntdev\n", "hypercall\n"} <= set(said)
+    assert {"evtchn\n", "gntalloc\n", "gntdev\n", "hypercall\n", "xenbus\n"} <= set(said)
     assert host() == before
     started.communicate("\n", timeout=30)
     assert started.returncode == 0
@@ -48,7 +48,7 @@ def test_which_domain_it_is(xen: Lab) -> None:
     said = inside(xen, "2", 'echo "$XEN $XEN_DOMID $COLUMNS"; stat -c %i /dev/xen/evtchn')
     inode = (Path(xen.point) / "domains/2/dev/evtchn").stat().st_ino
     assert said == f"{xen.point} 2 200\n{inode}\n"
-    assert inside(xen, "domain-1", "echo $XEN_DOMID") == "1\n"
+    assert inside(xen, "domain-1", "echo $XEN_DOMID $XENSTORED_PATH") == "1 /dev/xen/xenbus\n"
     assert inside(xen, "Domain-0", "echo $XEN_DOMID") == "0\n"
 
 
