@@ -52,8 +52,11 @@ class Memory(Protocol):
     def alloc(self, count: int = 1) -> list[int]:
         """Take zeroed frames out of the domain's idle ones. ENOMEM when there are not so many."""
 
-    def free(self, frames: Sequence[int]) -> None:
-        """Make frames idle again. EBUSY when one is granted, mapped or a named ring; EINVAL when not held."""
+    def free(self, frames: Sequence[int], *, defer: bool = False) -> None:
+        """Make frames idle again. EBUSY when one is granted, mapped or a named ring; EINVAL when not held.
+
+        With `defer` those in use become idle as soon as they no longer are.
+        """
 
     def view(self, frames: Sequence[int], *, readonly: bool = False) -> Region:
         """Map frames of one's own. EINVAL when one is not."""

@@ -99,9 +99,9 @@ class InProcessMemory:
         call = self._domain.call
         return self._each(count, lambda: call(AllocFrame()).frame, lambda f: call(FreeFrame(frame=f)))
 
-    def free(self, frames: Sequence[int]) -> None:
+    def free(self, frames: Sequence[int], *, defer: bool = False) -> None:
         """See Memory."""
-        self._all([FreeFrame(frame=frame) for frame in frames])
+        self._all([FreeFrame(frame=frame, flags=int(defer)) for frame in frames])
 
     def view(self, frames: Sequence[int], *, readonly: bool = False) -> InProcessRegion:
         """See Memory."""

@@ -139,9 +139,9 @@ class MountedMemory:
         """See Memory."""
         return [a.frame for a in self._each([AllocFrame()] * count, lambda a: FreeFrame(frame=a.frame))]
 
-    def free(self, frames: Sequence[int]) -> None:
+    def free(self, frames: Sequence[int], *, defer: bool = False) -> None:
         """See Memory."""
-        self._all(self._domain.batch([FreeFrame(frame=frame) for frame in frames]))
+        self._all(self._domain.batch([FreeFrame(frame=frame, flags=int(defer)) for frame in frames]))
 
     def _map(
         self, directory: str, names: Sequence[str], nowhere: str, missing: Callable[[str], Refused], *, readonly: bool

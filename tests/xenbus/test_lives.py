@@ -1,0 +1,158 @@
+"""Random lives of a device: ends that die, start and leave, a toolstack that comes and goes, peers that scribble.
+
+Whatever happened, once both ends run and nobody disturbs them, they are connected, and requests come back."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from xenecho.back import EchoBack
+from xenecho.front import EchoFront
+
+from tests.xenbus.toolstack import ask_to_detach, attach, remove
+from xenfs.abi.xenbus import XenbusState as S
+from xenfs.domain import Domain, Refused
+from xenfs.domain.inprocess import InProcessXen
+from xenfs.xenbus import Device, DeviceClass, Loop
+from xenfs.xenbus.end import End
+
+STATES = ["", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "99", "-1", "four", "\x7f"]
+
+
+class Life:
+    """A machine with one device."""
+
+    def __init__(self, xen: InProcessXen, after: bool) -> None:
+        self.xen, self.loop, self.said = xen, Loop(), list[str]()
+        self.guest = xen.create_domain()
+        self.device = Device("echo", self.guest, 0)
+        self.root = xen.domain(0)
+        self.ends: dict[str, tuple[End, Domain] | None] = {"front": None, "back": None}
+        kind = DeviceClass("echo", EchoFront.CLASS.keys, after=after, says_closing=not after)
+        self.front = type("Front", (EchoFront,), {"CLASS": kind, "pause": 0.0})
+        self.back = type("Back", (EchoBack,), {"CLASS": kind})
+        self.attached = False
+
+    def turn(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.loop.turn(0)
+
+    def start(self, which: str) -> None:
+        if not self.attached or self.ends[which] is not None:
+            return
+        if which == "front":
+            domain = self.xen.domain(self.guest)
+            end: End = self.front(domain, 0, loop=self.loop, log=self.said.append)
+        else:
+            domain = self.xen.domain(0)
+            end = self.back(domain, self.guest, 0, loop=self.loop, log=self.said.append)
+        self.ends[which] = end, domain
+        end.start()
+
+    def kill(self, which: str) -> None:
+        """What kill -9 leaves: nothing but the states in the store."""
+        found, self.ends[which] = self.ends[which], None
+        if found is not None:
+            found[0].close()
+            found[1].close()
+
+    def leave(self, which: str) -> None:
+        found = self.ends[which]
+        if found is not None:
+            found[0].leave()
+
+    def attach(self) -> None:
+        if not self.attached:
+            attach(self.root.store, self.device)
+            self.attached = True
+
+    def detach(self) -> None:
+        ask_to_detach(self.root.store, self.device)
+
+    def remove(self) -> None:
+        remove(self.root.store, self.device)
+        self.attached = False
+
+    def scribble(self, which: str, key: str, value: str) -> None:
+        path = self.device.frontend_path if which == "front" else self.device.backend_path
+        if self.attached:
+            self.root.store.write(f"{path}/{key}", value)
+
+    def bury(self) -> None:
+        """Ends that are done go."""
+        for which, found in self.ends.items():
+            if found is not None and found[0].done:
+                self.kill(which)
+
+    def settle(self) -> None:
+        """Both run, nobody disturbs them: they are connected, and it works."""
+        self.bury()
+        if self.attached:
+            online = self.root.store.read(f"{self.device.backend_path}/online")
+            if online != b"1" or not self.root.store.exists(f"{self.device.frontend_path}/state"):
+                self.remove()
+        self.attach()
+        self.turn(20)
+        for _ in range(400):
+            self.bury()
+            for which in self.ends:
+                self.start(which)
+            self.loop.turn(0.02)
+            ends = [found[0] for found in self.ends.values() if found is not None]
+            if len(ends) == 2 and all(end.state is S.Connected for end in ends):
+                front = ends[0]
+                assert isinstance(front, EchoFront)
+                before = front.count
+                for _ in range(400):
+                    self.loop.turn(0.02)
+                    if front.count > before + 2:
+                        return
+        pytest.fail(
+            f"{[found and (found[0], found[0].state, found[0].other_state) for found in self.ends.values()]}"
+            f" {self.said[-5:]}"
+        )
+
+    def close(self) -> None:
+        self.remove()
+        self.turn(10)
+        assert all(found is None or found[0].done for found in self.ends.values())
+        for which in self.ends:
+            self.kill(which)
+        self.root.close()
+        self.loop.close()
+
+
+ends = st.sampled_from(["front", "back"])
+actions = st.one_of(
+    st.tuples(st.just("turn"), st.integers(1, 6)),
+    st.tuples(st.sampled_from(["start", "kill", "leave"]), ends),
+    st.tuples(st.sampled_from(["attach", "detach", "remove"])),
+    st.tuples(st.just("scribble"), ends, st.just("state"), st.sampled_from(STATES)),
+    st.tuples(
+        st.just("scribble"),
+        ends,
+        st.sampled_from(["ring-ref", "event-channel"]),
+        st.sampled_from(["", "-1", "8", "1e9"]),
+    ),
+)
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(after=st.booleans(), story=st.lists(actions, max_size=25))
+def test_two_ends_always_find_each_other_again(after: bool, story: list[tuple[str, str]]) -> None:
+    with InProcessXen() as xen:
+        life = Life(xen, after)
+        try:
+            life.attach()
+            for name, *arguments in [("start", "front"), ("start", "back"), *story]:
+                with suppress(Refused):
+                    getattr(life, name)(*arguments)
+                life.turn()
+                life.bury()
+            life.settle()
+        finally:
+            life.close()
+        assert xen.leaks() == []

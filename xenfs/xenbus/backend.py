@@ -1,0 +1,235 @@
+"""Backend: the end that has the real thing. A driver says what it offers and what to do with a frontend's rings."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from xenfs.abi.ring import RingFormat
+from xenfs.abi.xenbus import XenbusState
+from xenfs.domain import Channel, Domain
+from xenfs.ring import BackRing
+from xenfs.xenbus.device import Device, parse_frontend
+from xenfs.xenbus.end import End, Log, Values, to_stderr
+from xenfs.xenbus.errors import LocalDeviceError, PeerProtocolError
+from xenfs.xenbus.keys import OtherEnd, Value, Writer
+from xenfs.xenbus.loop import Call, Loop
+from xenfs.xenbus.states import BackStep
+
+S = XenbusState
+
+
+class Backend(End):
+    """One backend. A driver has `connect`, and what of the others it needs; `config` is what the toolstack says."""
+
+    role: ClassVar[str] = "backend"
+
+    def __init__(
+        self, domain: Domain, frontend_domid: int, number: int, *, loop: Loop | None = None, log: Log = to_stderr
+    ) -> None:
+        """Be the backend, in its own domain, of a device of `frontend_domid`."""
+        kind = self.CLASS.kind
+        super().__init__(domain, f"backend/{kind}/{frontend_domid}/{number}", loop=loop, log=log)
+        self._device = Device(kind, frontend_domid, number, domain.domid)
+        self.config: Values = {}
+        self._settings: Values | None = None
+        self._ready = False
+
+    def offer(self) -> Mapping[str, object]:
+        """What it can do: keys that the frontend finds before it publishes. Raises LocalDeviceError."""
+        return {}
+
+    def hotplug(self) -> Mapping[str, object]:
+        """Make ready what is on the host's side of the device; keys that a hotplug script would write."""
+        return {}
+
+    def more(self, their: OtherEnd) -> Values:
+        """Keys of the frontend that no table can name, such as those of queues. Raises PeerProtocolError."""
+        del their
+        return {}
+
+    def connect(self, their: Values) -> None:
+        """Map the rings with `map_ring`, bind with `bind_channel`; further keys for the frontend go into `mine`."""
+
+    def connected(self) -> None:
+        """The frontend knows by now."""
+
+    def changed(self) -> None:
+        """Something in the backend's own nodes has changed, perhaps by the toolstack."""
+
+    def remove(self) -> None:
+        """The device is removed: undo `hotplug`."""
+
+    @property
+    def device(self) -> Device:
+        """See End."""
+        return self._device
+
+    @property
+    def other_path(self) -> str:
+        """See End."""
+        return self._device.frontend_path
+
+    def _find(self) -> None:
+        said = OtherEnd(self.store, self.path).raw("frontend")
+        if said is None:
+            raise PeerProtocolError(f"{self.path}/frontend is missing", errno.ENOENT)
+        found = parse_frontend(said)
+        if found is None or (found[0], found[2]) != (self._device.domid, self._device.id):
+            raise PeerProtocolError(f"{self.path}/frontend = {said[:80]!r}: not the frontend of this device")
+
+    def _watched(self) -> str:
+        return self.path
+
+    def _begin(self, own: XenbusState) -> XenbusState:
+        if own is S.Unknown:
+            return own
+        return S.Initialising if self._online() else S.Closing
+
+    def _online(self) -> bool:
+        """Whether the device is to come back when it has closed."""
+        return OtherEnd(self.store, self.path).raw("online") != "0"
+
+    def _take(self, own: XenbusState, other: XenbusState | None) -> bool:
+        step = self.CLASS.back[own, other]
+        if step is BackStep.FAIL:
+            raise self.illegal(other, own)
+        if step is BackStep.REFUSE:
+            if not self.problem:
+                self.complain(str(self.illegal(other, own)))
+            return self._stopped()
+        return _STEPS[step](self)
+
+    def _end(self) -> bool:
+        self.release()
+        self._removed()
+        return False
+
+    def _removed(self) -> None:
+        self.done = True
+        self.remove()
+
+    def _await(self) -> bool:
+        return False
+
+    def _offer(self) -> bool:
+        if self.leaving or not self._online():
+            return self._stopped()
+        if self.state is S.Closed and self.wait_a_little():
+            return False
+        self.release()
+        self.config = OtherEnd(self.store, self.path).read(self.CLASS.written_by(Writer.toolstack))
+        self.write(self.offer())
+        self.set_state(S.InitWait)
+        if self.CLASS.hotplug and not self._ready:
+            self._plug()
+        return True
+
+    def _plug(self) -> None:
+        try:
+            done = self.hotplug()
+        except LocalDeviceError as error:
+            self.write({"hotplug-error": error, "hotplug-status": "error"})
+            raise
+        self._ready = True
+        self.write({**done, "hotplug-status": "connected"})
+
+    def _plugged(self) -> bool:
+        return not self.CLASS.hotplug or OtherEnd(self.store, self.path).raw("hotplug-status") == "connected"
+
+    def _published(self) -> Values:
+        """The frontend's keys, as they are at one moment."""
+        found: dict[str, Value] = {}
+        for transaction in self.store.transaction():
+            with transaction as tx:
+                their = OtherEnd(tx, self.other_path)
+                found = {**their.read(self.CLASS.written_by(Writer.frontend)), **self.more(their)}
+        return found
+
+    def _connect(self) -> bool:
+        if not self._plugged():
+            return False
+        settings = self._published()
+        self.release()
+        self.connect(settings)
+        self.write(self.mine)
+        self._settings = settings
+        self.set_state(S.Connected)
+        self.content()
+        self.connected()
+        return True
+
+    def _work(self) -> bool:
+        if self._settings is None or self._published() != self._settings:
+            return self._connect()  # another frontend than the one we know, which has come in the meantime
+        self.changed()
+        return False
+
+    def _evict(self) -> bool:
+        self.set_state(S.Closing)
+        return True
+
+    def _close(self) -> bool:
+        self.release()
+        self.set_state(S.Closing)
+        return True
+
+    def _closed(self) -> bool:
+        self.release()
+        self.set_state(S.Closed)
+        return True
+
+    def _stopped(self) -> bool:
+        if self.leaving or not self._online():
+            self.release()
+            self.set_state(S.Closed)
+            if not self.leaving and self.CLASS.hotplug:
+                self.store.rm(f"{self.path}/hotplug-status")
+            self._removed()
+        return False
+
+    def _depart(self) -> None:
+        self.release()
+        self.set_state(S.Closing)
+
+    def release(self) -> None:
+        """See End."""
+        self._settings = None
+        super().release()
+
+    def _give_up(self) -> None:
+        super()._give_up()
+        self.remove()
+
+    # What drivers map.
+
+    def map_pages(self, refs: Sequence[int], *, readonly: bool = False) -> memoryview:
+        """The frontend's pages, one behind the other, until the connection ends."""
+        region = self.memory.map(self._device.domid, refs, readonly=readonly)
+        self.held.callback(region.close)
+        return region.view
+
+    def map_ring(self, name: str, refs: Sequence[int], layout: RingFormat) -> BackRing:
+        """The frontend's ring."""
+        ring = BackRing(self.map_pages(refs), layout, name=f"{self._device} {name}")
+        self.held.callback(ring.release)
+        return ring
+
+    def bind_channel(self, port: int, call: Call) -> Channel:
+        """The frontend's event channel; `call` when it rings, and once now."""
+        return self.hear(self.events.bind_interdomain(self._device.domid, port), call)
+
+
+_STEPS: dict[BackStep, Callable[[Backend], bool]] = {
+    BackStep.END: Backend._end,
+    BackStep.OFFER: Backend._offer,
+    BackStep.AWAIT: Backend._await,
+    BackStep.CONNECT: Backend._connect,
+    BackStep.WORK: Backend._work,
+    BackStep.RECONNECT: Backend._offer,
+    BackStep.EVICT: Backend._evict,
+    BackStep.CLOSE: Backend._close,
+    BackStep.CLOSED: Backend._closed,
+    BackStep.STOPPED: Backend._stopped,
+}

@@ -1,0 +1,67 @@
+"""The event loop of a driver process: descriptors, and things to do later."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable
+
+Call = Callable[[], object]
+
+
+class Loop:
+    """epoll with timers. What a call raises ends the loop: drivers answer for what they do."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` in seconds, for the timers."""
+        self._epoll = select.epoll()
+        self._calls: dict[int, Call] = {}
+        self._timers: list[tuple[float, int, Call]] = []
+        self._numbers = itertools.count()
+        self._clock = clock
+        self.stopped = False
+
+    def watch(self, fd: int, call: Call) -> None:
+        """Call when a descriptor is readable, as long as it is."""
+        self._calls[fd] = call
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget a descriptor, before it is closed; fine if it is not known."""
+        if self._calls.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def later(self, seconds: float, call: Call) -> None:
+        """Call once, some time from now."""
+        heapq.heappush(self._timers, (self._clock() + seconds, next(self._numbers), call))
+
+    def stop(self) -> None:
+        """Let `run` return."""
+        self.stopped = True
+
+    def turn(self, timeout: float | None = None) -> bool:
+        """Wait for something, at most `timeout` seconds, and do it; False when nothing came."""
+        if self._timers:
+            left = max(0.0, self._timers[0][0] - self._clock())
+            timeout = left if timeout is None else min(left, timeout)
+        ready = self._epoll.poll(timeout)
+        for fd, _ in ready:
+            if (call := self._calls.get(fd)) is not None:
+                call()
+        due = self._clock()
+        did = bool(ready)
+        while self._timers and self._timers[0][0] <= due:
+            heapq.heappop(self._timers)[2]()
+            did = True
+        return did
+
+    def run(self) -> None:
+        """Turn until stopped."""
+        while not self.stopped:
+            self.turn()
+
+    def close(self) -> None:
+        """Let go of the epoll; the descriptors are their owners'."""
+        self._epoll.close()
