@@ -14,9 +14,10 @@ from xenfs.commands.child import Silent, ask
 from xenfs.commands.domain import one_of
 from xenfs.commands.failure import Unable, command, tell
 from xenfs.commands.machine import frames, within
-from xenfs.commands.namespace import replace_dev, separate
+from xenfs.commands.namespace import join_net, replace_dev, separate
 from xenfs.commands.place import served
 from xenfs.commands.run import CANNOT_RUN, NOT_FOUND, SETUP_FAILED
+from xenfs.commands.running import RunDirectory
 
 
 def environment(point: str, domid: int) -> dict[str, str]:
@@ -46,12 +47,15 @@ def execute(
 
     Its /dev/xen is the domain's dev/, in a mount namespace of its own; the rest of /dev is the host's, and the host
     sees nothing of it. XEN is the mount, XEN_DOMID the domain, XENSTORED_PATH its xenbus. Without root this needs user
-    namespaces.
+    namespaces. The network of a guest that `xenfs create` made is that guest's, if one is root.
 
     Exit status: the program's, since the command becomes it; 125 there was no machine, domain or namespace; 126 the
     program cannot be run; 127 it is not found.
     """
     point, domid = _entered(which)
+    keeper = RunDirectory(point).holder(f"{domid}/keeper.pid")
+    if keeper is not None and os.geteuid() == 0:
+        join_net(keeper)
     separate()
     where = os.open(".", os.O_PATH | os.O_DIRECTORY)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xenfs.commands.failure import Unable
 
-CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_NOSUID, MS_NOEXEC, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x2, 0x8, 0x1000, 0x2000, 0x4000, 0x40000
 _LIBC = C.CDLL(None, use_errno=True)
 _LIBC.mount.argtypes = (C.c_char_p, C.c_char_p, C.c_char_p, C.c_ulong, C.c_char_p)
@@ -45,6 +45,23 @@ def separate() -> None:
         mount("", "/", flags=MS_REC | MS_PRIVATE)
     except OSError as error:
         raise Unable(f"no {error.filename or 'namespace'}: {error.strerror}{_why(error.errno, uid)}", 125) from error
+
+
+def unshare_net() -> None:
+    """Give this process a network namespace of its own. Raises OSError."""
+    _check(_LIBC.unshare(CLONE_NEWNET), "network namespace")
+
+
+def join_net(pid: int) -> None:
+    """Be in the network namespace of a process. Raises Unable."""
+    try:
+        fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_LIBC.setns(fd, CLONE_NEWNET), "network namespace")
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise Unable(f"the guest's network namespace: {error.strerror}", 125) from error
 
 
 def _why(code: int | None, uid: int) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 import select
+import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 Call = Callable[[], object]
 
@@ -21,6 +23,7 @@ class Loop:
         self._timers: list[tuple[float, int, Call]] = []
         self._numbers = itertools.count()
         self._clock = clock
+        self._signals: tuple[socket.socket, ...] = ()
         self.stopped = False
 
     def watch(self, fd: int, call: Call) -> None:
@@ -36,6 +39,21 @@ class Loop:
     def later(self, seconds: float, call: Call) -> None:
         """Call once, some time from now."""
         heapq.heappush(self._timers, (self._clock() + seconds, next(self._numbers), call))
+
+    def on_signals(self, numbers: Iterable[signal.Signals], call: Call) -> None:
+        """Call when one of the signals has come. For the one loop of a process's main thread."""
+        ours, theirs = self._signals = socket.socketpair()
+        for end in self._signals:
+            end.setblocking(False)
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+
+        def came() -> None:
+            ours.recv(64)
+            call()
+
+        self.watch(ours.fileno(), came)
 
     def stop(self) -> None:
         """Let `run` return."""
@@ -64,4 +82,8 @@ class Loop:
 
     def close(self) -> None:
         """Let go of the epoll; the descriptors are their owners'."""
+        if self._signals:
+            signal.set_wakeup_fd(-1)
+            for end in self._signals:
+                end.close()
         self._epoll.close()

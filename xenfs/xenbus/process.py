@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import sys
 
 from xenfs.domain import Refused
@@ -53,18 +52,7 @@ def main(driver: type[End], words: list[str] | None = None) -> int:
     except Refused as refused:
         print(f"{driver.__module__}: {refused.strerror}", file=sys.stderr)
         return 1
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    signal.set_wakeup_fd(theirs.fileno())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-
-    def asked() -> None:
-        ours.recv(64)
-        end.leave()
-
-    end.loop.watch(ours.fileno(), asked)
+    end.loop.on_signals((signal.SIGTERM, signal.SIGINT), end.leave)
     try:
         end.run()
     except Refused as refused:

@@ -1,0 +1,1 @@
+"""The toolstack: what Xend and xl do. Domains with their trees in the store, devices, guests, and supervisors."""

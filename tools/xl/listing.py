@@ -1,0 +1,103 @@
+"""Tables as xl prints them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from xenfs.commands.machine import Domain
+from xenfs.commands.running import RunDirectory
+from xenfs.domain import Store
+from xenfs.xenbus import Device
+from xenfs.xenbus.keys import OtherEnd
+from xl.toolstack import PAGES_PER_MIB
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _processes() -> dict[int, tuple[int, float]]:
+    """Of every process: its parent, and its time in seconds."""
+    found = {}
+    for home in Path("/proc").iterdir():
+        if home.name.isdigit():
+            with suppress(OSError):
+                words = (home / "stat").read_text().rpartition(")")[2].split()
+                found[int(home.name)] = int(words[1]), (int(words[11]) + int(words[12])) / _TICKS
+    return found
+
+
+def cpu_seconds(pid: int | None, processes: dict[int, tuple[int, float]] | None = None) -> float:
+    """The time that a process and all below it have used."""
+    known = _processes() if processes is None else processes
+    if pid is None or pid not in known:
+        return 0.0
+    return known[pid][1] + sum(cpu_seconds(child, known) for child, (parent, _) in known.items() if parent == pid)
+
+
+def _letters(domain: Domain, running: bool) -> str:
+    """r b p s c d, as xl has them. A guest without processes is paused."""
+    if domain.dying:
+        return "-----d"
+    if domain.state == "crash":
+        return "----c-"
+    if domain.state != "running":
+        return "---s--"
+    return "r-----" if running or domain.domid == 0 else "--p---"
+
+
+def domains(place: RunDirectory, found: Iterable[Domain]) -> Iterator[str]:
+    """xl list."""
+    yield "Name                                        ID   Mem VCPUs\tState\tTime(s)"
+    processes = _processes()
+    for domain in found:
+        keeper = place.holder(f"{domain.domid}/keeper.pid")
+        running = keeper is not None or not place.guest(domain.domid).exists()
+        seconds = cpu_seconds(keeper, processes)
+        row = f"{domain.name:<40} {domain.domid:5d} {domain.owned // PAGES_PER_MIB:5d} {1:5d}"
+        yield f"{row}     {_letters(domain, running)}  {seconds:8.1f}"
+
+
+def _number(end: OtherEnd, *names: str) -> int:
+    for name in names:
+        said = end.raw(name) or ""
+        if said.isdigit():
+            return int(said)
+    return -1
+
+
+def networks(store: Store, devices: Iterable[Device]) -> Iterator[str]:
+    """xl network-list."""
+    yield (
+        f"{'Idx':<3} {'BE':<2} {'Mac Addr.':<17} {'handle':<6} {'state':<5} {'evt-ch':<6} "
+        f"{'tx-':>5}/{'rx-ring-ref':<5} {'BE-path':<30}"
+    )
+    for device in devices:
+        end = OtherEnd(store, device.frontend_path)
+        port = _number(end, "event-channel", "event-channel-tx")
+        rings = f"{_number(end, 'tx-ring-ref'):5d}/{_number(end, 'rx-ring-ref'):<11d}"
+        numbers = f"{_number(end, 'handle'):6d} {_number(end, 'state'):5d} {port:6d}"
+        address = end.raw("mac") or "?"
+        yield f"{device.id:<3d} {device.backend_domid:<2d} {address} {numbers} {rings} {device.backend_path:<30}"
+
+
+def disks(store: Store, devices: Iterable[Device]) -> Iterator[str]:
+    """xl block-list."""
+    yield f"{'Vdev':<5} {'BE':<3} {'handle':<6} {'state':<5} {'evt-ch':<6} {'ring-ref':<8} {'BE-path':<30}"
+    for device in devices:
+        yield f"{device.id:<5d} {_common(store, device)}"
+
+
+def others(store: Store, devices: Iterable[Device]) -> Iterator[str]:
+    """The same columns for devices that xl does not know."""
+    yield f"{'Idx':<5} {'BE':<3} {'handle':<6} {'state':<5} {'evt-ch':<6} {'ring-ref':<8} {'BE-path':<30}"
+    for device in devices:
+        yield f"{device.id:<5d} {_common(store, device)}"
+
+
+def _common(store: Store, device: Device) -> str:
+    end = OtherEnd(store, device.frontend_path)
+    numbers = f"{device.backend_domid:<3d} {device.domid:<6d} {_number(end, 'state'):<5d}"
+    ring = _number(end, "ring-ref", "ring-ref0")
+    return f"{numbers} {_number(end, 'event-channel'):<6d} {ring:<8d} {device.backend_path:<30}"

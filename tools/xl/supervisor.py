@@ -1,0 +1,193 @@
+"""A supervisor runs one process for each device that appears, and starts it again when it dies, saying why.
+
+It looks at the device's nodes as they are: a device that has nodes has a process; one whose process has ended in order
+gets another when somebody opens it again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from xenfs.abi.xenbus import XenbusState
+from xenfs.domain import Domain, Refused, Watch
+from xenfs.xenbus import Loop
+from xenfs.xenbus.end import Log, read_state
+from xenfs.xenbus.process import PARENT
+
+FIRST, LAST, GOOD = 0.1, 5.0, 10.0
+"""Seconds before another start: after the first failure, at most, and after what time of running all is forgotten."""
+LEAVE_SECONDS = 8.0
+Start = Callable[[str], "list[str] | None"]
+
+
+@dataclass
+class Child:
+    """The process of one device, or the memory of it."""
+
+    path: str
+    process: subprocess.Popen[bytes] | None = None
+    pidfd: int = -1
+    since: float = 0.0
+    pause: float = 0.0
+    not_before: float = 0.0
+    ended: bool = False
+    failures: int = field(default=0)
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self.process is not None
+
+
+class Supervisor:
+    """Processes for the devices below `root` in a domain's home. `words` gives a device's command, None for no driver.
+
+    `depth`: how many names below `root` a device is, 2 for frontends (kind, number) and 3 for backends.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        root: str,
+        depth: int,
+        words: Start,
+        environment: Mapping[str, str],
+        *,
+        log: Log,
+        loop: Loop,
+    ) -> None:
+        """Begin with none."""
+        self.domain, self.root, self.depth, self.words = domain, root, depth, words
+        self.environment = {**environment, PARENT: str(os.getpid())}
+        self.log, self.loop = log, loop
+        self.children: dict[str, Child] = {}
+        self.gone = self.leaving = False
+        self._watch: Watch | None = None
+
+    def start(self) -> None:
+        """Watch, and start what is there."""
+        self._watch = self.domain.store.watch(self.root, "supervisor")
+        self.loop.watch(self._watch.fileno(), self._woken)
+        self._woken()
+        self._scan(self.root, self.depth)
+
+    def _woken(self) -> None:
+        assert self._watch is not None
+        try:
+            touched = set()
+            while (event := self._watch.wait(0)) is not None:
+                words = event[0].split("/")
+                length = len(self.root.split("/")) + self.depth
+                touched.add("/".join(words[:length]))
+            for path in touched:
+                self._touched(path)
+        except Refused as refused:
+            self.log(f"{refused.strerror}")
+            self.gone = True
+            self.loop.stop()
+
+    def _touched(self, path: str) -> None:
+        missing = len(self.root.split("/")) + self.depth - len(path.split("/"))
+        if missing:
+            self._scan(path, missing)
+        else:
+            self.consider(path)
+
+    def _scan(self, path: str, depth: int) -> None:
+        if not depth:
+            self.consider(path)
+            return
+        names: tuple[str, ...] = ()
+        with suppress(Refused):
+            names = self.domain.store.list(path)
+        for name in names:
+            self._scan(f"{path}/{name}", depth - 1)
+
+    def consider(self, path: str) -> None:
+        """Start a device's process, if there is to be one and is none."""
+        if self.leaving:
+            return
+        state = read_state(self.domain.store, path)
+        child = self.children.get(path)
+        if state is XenbusState.Unknown:
+            if child is not None and not child.running:
+                del self.children[path]
+            return
+        if child is None:
+            child = self.children[path] = Child(path)
+        if child.running or (child.ended and state is XenbusState.Closed):
+            return
+        wait = child.not_before - time.monotonic()
+        if wait > 0:
+            self.loop.later(wait, lambda: self.consider(path))
+            return
+        self._run(child)
+
+    def _run(self, child: Child) -> None:
+        words = self.words(child.path)
+        if words is None:
+            if not child.failures:
+                child.failures = 1
+                self.log(f"{child.path}: there is no driver for it")
+            return
+        process = subprocess.Popen(
+            [sys.executable, *words], env=self.environment, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+        child.process, child.since, child.ended = process, time.monotonic(), False
+        child.pidfd = os.pidfd_open(process.pid)
+        self.loop.watch(child.pidfd, lambda: self._ended(child))
+
+    def _ended(self, child: Child) -> None:
+        assert child.process is not None
+        self.loop.unwatch(child.pidfd)
+        os.close(child.pidfd)
+        code, child.process = child.process.wait(), None
+        child.ended = code == 0
+        now = time.monotonic()
+        if now - child.since > GOOD:
+            child.pause = 0.0
+        child.pause = min(max(2 * child.pause, FIRST), LAST)
+        child.not_before = now + child.pause
+        try:
+            if code and not self.leaving and read_state(self.domain.store, child.path) is not XenbusState.Unknown:
+                why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+                self.log(f"{child.path}: its driver was {why}, and starts again in {child.pause:.1f} s")
+            self.consider(child.path)
+        except Refused as refused:
+            self.log(f"{refused.strerror}")
+            self.gone = True
+            self.loop.stop()
+
+    def leave(self) -> None:
+        """Ask every driver to leave in order, and wait for them; those that do not are killed."""
+        self.leaving = True
+        running = [child for child in self.children.values() if child.process is not None]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while any(child.running for child in running) and time.monotonic() < deadline:
+            self.loop.turn(deadline - time.monotonic())
+        self.kill()
+
+    def kill(self) -> None:
+        """End every driver at once."""
+        self.leaving = True
+        for child in self.children.values():
+            if child.process is not None:
+                child.process.kill()
+                child.process.wait()
+                self.loop.unwatch(child.pidfd)
+                os.close(child.pidfd)
+                child.process = None
+        if self._watch is not None:
+            self.loop.unwatch(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
