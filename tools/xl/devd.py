@@ -22,11 +22,16 @@ from xenfs.xenbus.end import to_stderr
 from xl.kinds import BACKENDS, modules
 from xl.supervisor import Supervisor
 
+CONSOLE = "console"
+"""A guest's console is its keeper's business."""
+
 
 def words(path: str) -> list[str] | None:
     """The command of the backend at `backend/<kind>/<frontend's domain>/<number>`."""
     _, kind, domid, number = path.split("/")
     module = modules(BACKENDS).get(kind)
+    if kind == CONSOLE:
+        return []
     if module is None or not (domid.isdigit() and number.isdigit()):
         return None
     return ["-m", module, domid, number]
@@ -50,6 +55,13 @@ def _serve(point: str, domid: int, ready: int) -> None:
         supervisor.leave()
 
 
+def _alone(place: RunDirectory, domid: int) -> None:
+    """Be the one devd of the domain. Raises Unable."""
+    name = f"devd-{domid}.pid"
+    if place.owned and place.hold(name) is None:
+        raise Unable(f"domain {domid} has a devd, with pid {place.holder(name)}")
+
+
 @command("devd")
 def devd(
     which: Annotated[str, typer.Option("--domain", "-d", metavar="DOMID|NAME", help="In which domain.")] = "0",
@@ -68,9 +80,11 @@ def devd(
     place = RunDirectory(point)
     name = f"devd-{domid}"
     if foreground:
-        if place.owned and place.hold(f"{name}.pid") is None:
-            raise Unable(f"domain {domid} has a devd, with pid {place.holder(f'{name}.pid')}")
-        _serve(point, domid, ready)
+        _alone(place, domid)
+        try:
+            _serve(point, domid, ready)
+        finally:
+            place.release(name)
         return
     if (pid := place.holder(f"{name}.pid")) is not None:
         raise Unable(f"domain {domid} has a devd, with pid {pid}")

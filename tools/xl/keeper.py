@@ -27,7 +27,7 @@ from xenfs.xenbus.process import PARENT
 from xl import netns, toolstack
 from xl.config import GuestConfig
 
-TERM_SECONDS = 5.0
+TERM_SECONDS, LEAVE_SECONDS = 2.0, 10.0
 _REASONS = {"poweroff": ShutdownReason.poweroff, "halt": ShutdownReason.poweroff, "reboot": ShutdownReason.reboot}
 _FIRST, _LAST = 0.1, 5.0
 
@@ -162,7 +162,7 @@ class Keeper:
             if orderly:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(TERM_SECONDS if process is self._command else 2 * TERM_SECONDS)
+                    process.wait(TERM_SECONDS if process is self._command else LEAVE_SECONDS)
             process.kill()
             process.wait()
 
@@ -187,7 +187,8 @@ def main(words: list[str]) -> int:
     point, domid, ready = words[0], int(words[1]), int(words[words.index("--ready-fd") + 1])
     place = RunDirectory(point)
     kept: dict[str, Any] = place.read(domid, "config")
-    config = GuestConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()})
+    kept = {name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()}
+    config = GuestConfig(**kept)
     if place.hold(f"{domid}/keeper.pid") is None:
         os.write(ready, b"the domain has a keeper")
         return 1

@@ -47,7 +47,8 @@ class Child:
 
 
 class Supervisor:
-    """Processes for the devices below `root` in a domain's home. `words` gives a device's command, None for no driver.
+    """Processes for the devices below `root` in a domain's home. `words` gives a device's command, None when it has no
+    driver, and nothing when it needs none.
 
     `depth`: how many names below `root` a device is, 2 for frontends (kind, number) and 3 for backends.
     """
@@ -132,8 +133,8 @@ class Supervisor:
 
     def _run(self, child: Child) -> None:
         words = self.words(child.path)
-        if words is None:
-            if not child.failures:
+        if not words:
+            if words is None and not child.failures:
                 child.failures = 1
                 self.log(f"{child.path}: there is no driver for it")
             return
@@ -151,9 +152,10 @@ class Supervisor:
         code, child.process = child.process.wait(), None
         child.ended = code == 0
         now = time.monotonic()
-        if now - child.since > GOOD:
+        if not code or now - child.since > GOOD:
             child.pause = 0.0
-        child.pause = min(max(2 * child.pause, FIRST), LAST)
+        if code:
+            child.pause = min(max(2 * child.pause, FIRST), LAST)
         child.not_before = now + child.pause
         try:
             if code and not self.leaving and read_state(self.domain.store, child.path) is not XenbusState.Unknown:

@@ -69,6 +69,15 @@ class RunDirectory:
         os.write(fd, b"%d\n" % os.getpid())
         return fd
 
+    def release(self, name: str) -> None:
+        """Forget a process that ends: its pid, its log if nothing is in it, and the directory if it was the last."""
+        with suppress(OSError):
+            (self.path / f"{name}.pid").unlink()
+            if (self.path / f"{name}.log").stat().st_size == 0:
+                (self.path / f"{name}.log").unlink()
+        with suppress(OSError):
+            self.path.rmdir()
+
     def holder(self, name: str) -> int | None:
         """The process that holds a file; None when there is none any more."""
         try:

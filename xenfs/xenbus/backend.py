@@ -92,6 +92,8 @@ class Backend(End):
         return OtherEnd(self.store, self.path).raw("online") != "0"
 
     def _take(self, own: XenbusState, other: XenbusState | None) -> bool:
+        if own in (S.Initialising, S.InitWait, S.Connected) and not self._online():
+            return self._evict() if own is S.Connected and other in (S.Initialised, S.Connected) else self._closed()
         step = self.CLASS.back[own, other]
         if step is BackStep.FAIL:
             raise self.illegal(other, own)
