@@ -58,6 +58,11 @@ class Device:
     id: int
     backend_domid: int = 0
     backend_kind: str = ""
+    """What its class is called in the backend's domain; the same when empty."""
+
+    def __post_init__(self) -> None:
+        if self.backend_kind == self.kind:
+            object.__setattr__(self, "backend_kind", "")
 
     def __str__(self) -> str:
         return f"{self.kind} {self.domid}/{self.id}"
