@@ -64,23 +64,27 @@ class Stage:
     def spawn(self, *words: str, **more: object) -> subprocess.Popen[bytes]:
         """A process that says `ok` on its --ready-fd when it is ready."""
         reader, writer = os.pipe()
-        log = (self.folder / "log").open("ab")
-        process = subprocess.Popen(
-            [sys.executable, *words, "--ready-fd", str(writer)],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[writer],
-            start_new_session=True,
-            **more,  # type: ignore[call-overload]
-        )
-        self.processes.append(process)
-        os.close(writer)
-        log.close()
-        assert select.select([reader], [], [], SECONDS)[0]
-        assert os.read(reader, 100) == b"ok", self.log()
-        os.close(reader)
+        try:
+            with (self.folder / "log").open("ab") as log:
+                process: subprocess.Popen[bytes] = subprocess.Popen(
+                    [sys.executable, *words, "--ready-fd", str(writer)],
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=[writer],
+                    start_new_session=True,
+                    **more,  # type: ignore[call-overload]
+                )
+            self.processes.append(process)
+            os.close(writer)
+            writer = -1
+            assert select.select([reader], [], [], SECONDS)[0]
+            assert os.read(reader, 100) == b"ok", self.log()
+        finally:
+            os.close(reader)
+            if writer >= 0:
+                os.close(writer)
         return process
 
     def devd(self, domid: int = 0, **more: object) -> subprocess.Popen[bytes]:
@@ -131,16 +135,18 @@ class Stage:
 
         until(moved, SECONDS)
 
-    def pids(self, module: str) -> list[int]:
-        """Processes of ours that run a module, oldest first."""
+    def pids(self, what: str) -> list[int]:
+        """Processes of ours, by a module that they run or by how a driver's process is called; oldest first."""
         found = []
         for home in Path("/proc").iterdir():
             if home.name.isdigit():
                 with suppress(OSError):
                     words = (home / "cmdline").read_bytes().split(b"\0")
                     environment = (home / "environ").read_bytes().split(b"\0")
+                    name = (home / "comm").read_text().strip()
                     ours = f"XEN={self.point}".encode() in environment or self.point.encode() in words
-                    if ours and module.encode() in words:
+                    driver = name.startswith(("device/", "backend/"))
+                    if ours and (name.startswith(what) if driver else what.encode() in words):
                         found.append(int(home.name))
         return sorted(found)
 
@@ -198,7 +204,7 @@ class Stage:
     def left(self) -> list[int]:
         """Processes that still use this machine."""
         deadline = time.monotonic() + SECONDS
-        modules = ("xl.keeper", "xl.guest", "xenecho.front", "xenecho.back", "xennet.front", "xennet.back")
+        modules = ("xl.keeper", "xl.guest", "device/", "backend/")
         while (found := [pid for module in modules for pid in self.pids(module)]) and time.monotonic() < deadline:
             select.select([], [], [], 0.02)
         return found

@@ -38,20 +38,20 @@ def test_two_hundred_attachments_leave_nothing(stage: Stage) -> None:
         assert stage.states(device) == (S.Unknown, S.Unknown)
         if cycle in (1, CYCLES - 1):
             stage.until_clean()
-            until(lambda: not stage.pids("xenecho.front") and not stage.pids("xenecho.back"))
+            until(lambda: not stage.pids("device/echo") and not stage.pids("backend/echo"))
             sizes.append((descriptors(devd.pid), descriptors(stage.mount.pid), stage.store.list("/local/domain/0")))
     assert sizes[0] == sizes[1]
     assert "Traceback" not in stage.log()
 
 
-@pytest.mark.parametrize("victim", ["xenecho.front", "xenecho.back", "xl.guest"])
+@pytest.mark.parametrize("victim", ["device/echo", "backend/echo", "xl.guest"])
 def test_a_killed_driver_or_supervisor_is_started_again_and_requests_go_on(stage: Stage, victim: str) -> None:
     stage.devd()
     device = Device("echo", stage.guest(), 0)
     stage.attach(device)
     stage.until_connected(device)
     stage.until_echoes(device)
-    other = "xenecho.back" if victim != "xenecho.back" else "xenecho.front"
+    other = "backend/echo" if victim != "backend/echo" else "device/echo"
     kept = stage.one(other)
     for _ in range(3):
         before = stage.one(victim)
@@ -70,7 +70,7 @@ def test_devd_killed_its_backends_end_and_another_devd_takes_over(stage: Stage) 
     stage.until_connected(device)
     devd.kill()
     devd.wait()
-    until(lambda: stage.pids("xenecho.back") == [], SECONDS)
+    until(lambda: stage.pids("backend/echo") == [], SECONDS)
     stage.devd()
     stage.until_connected(device)
     stage.until_echoes(device)
@@ -83,10 +83,10 @@ def test_the_keeper_killed_takes_the_guest_with_it_and_destroy_clears_up(stage: 
     stage.attach(device)
     stage.until_connected(device)
     stage.kill("xl.keeper")
-    until(lambda: stage.pids("xl.guest") == stage.pids("xenecho.front") == [], SECONDS)
+    until(lambda: stage.pids("xl.guest") == stage.pids("device/echo") == [], SECONDS)
     assert "--p---" in stage.fine("list", str(domid))
     toolstack.destroy(stage.root, stage.point, domid)
-    until(lambda: stage.pids("xenecho.back") == [], SECONDS)
+    until(lambda: stage.pids("backend/echo") == [], SECONDS)
     stage.until_clean()
 
 
@@ -147,7 +147,7 @@ def test_killed_at_every_moment_of_the_handshake(stage: Stage) -> None:
     device = Device("echo", domid, 0)
     for moment in range(10):
         stage.mount.arm(60)
-        victim = ("xenecho.front", "xenecho.back")[moment % 2]
+        victim = ("device/echo", "backend/echo")[moment % 2]
         wanted = spec.DeviceSpec(device)
         spec.add(stage.store, wanted)
         deadline = time.monotonic() + moment * 0.025
@@ -168,12 +168,12 @@ def test_a_stopped_guest_delays_nobody(stage: Stage, monkeypatch: pytest.MonkeyP
     for device in (stopped, other):
         stage.attach(device)
         stage.until_connected(device)
-    victim = next(pid for pid in stage.pids("xenecho.front") if f"XEN_DOMID={stopped.domid}" in _environment(pid))
+    victim = next(pid for pid in stage.pids("device/echo") if f"XEN_DOMID={stopped.domid}" in _environment(pid))
     os.kill(victim, signal.SIGSTOP)
     assert spec.detach(stage.store, [stopped]) == [stopped]
     stage.until_echoes(other)
     os.kill(victim, signal.SIGCONT)
-    until(lambda: victim not in stage.pids("xenecho.front"), SECONDS)
+    until(lambda: victim not in stage.pids("device/echo"), SECONDS)
     stage.attach(stopped)
     stage.until_connected(stopped)
 

@@ -19,29 +19,27 @@ from xenfs.commands.running import RunDirectory
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Loop
 from xenfs.xenbus.end import to_stderr
-from xl.kinds import BACKENDS, modules
-from xl.supervisor import Supervisor
-
-CONSOLE = "console"
-"""A guest's console is its keeper's business."""
+from xl import kinds
+from xl.supervisor import Driver, Find, Supervisor
 
 
-def words(path: str) -> list[str] | None:
-    """The command of the backend at `backend/<kind>/<frontend's domain>/<number>`."""
-    _, kind, domid, number = path.split("/")
-    module = modules(BACKENDS).get(kind)
-    if kind == CONSOLE:
-        return []
-    if module is None or not (domid.isdigit() and number.isdigit()):
-        return None
-    return ["-m", module, domid, number]
+def finder(domid: int) -> Find:
+    """Finds the backend at `backend/<kind>/<frontend's domain>/<number>`."""
+
+    def find(path: str) -> Driver | None:
+        _, kind, frontend, number = path.split("/")
+        if not (frontend.isdigit() and number.isdigit()):
+            return None
+        return kinds.driver(kinds.BACKENDS, kind, [frontend, number], domid)
+
+    return find
 
 
 def _serve(point: str, domid: int, ready: int) -> None:
     loop = Loop()
     with MountedDomain(domid, point) as domain:
-        environment = {**os.environ, "XEN": point, "XEN_DOMID": str(domid)}
-        supervisor = Supervisor(domain, "backend", 3, words, environment, log=to_stderr, loop=loop)
+        os.environ["XEN"] = point
+        supervisor = Supervisor(domain, "backend", 3, finder(domid), log=to_stderr, loop=loop)
         loop.on_signals((signal.SIGTERM, signal.SIGINT), loop.stop)
         loop.watch(domain.gone_fd, loop.stop)
         supervisor.start()

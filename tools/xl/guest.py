@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -13,18 +12,21 @@ from xenfs.domain.mounted import open_domain
 from xenfs.xenbus import Loop
 from xenfs.xenbus.end import read_state, to_stderr
 from xenfs.xenbus.process import die_with_parent
-from xl.kinds import FRONTENDS, modules
-from xl.supervisor import Supervisor
+from xl import kinds
+from xl.supervisor import Driver, Find, Supervisor
 
 PATIENCE = 10.0
 """Seconds that the guest's command waits for the devices that are there when the guest starts."""
 
 
-def words(path: str) -> list[str] | None:
-    """The command of the frontend at `device/<kind>/<number>`."""
-    _, kind, number = path.split("/")
-    module = modules(FRONTENDS).get(kind)
-    return None if module is None or not number.isdigit() else ["-m", module, number]
+def finder(domid: int) -> Find:
+    """Finds the frontend at `device/<kind>/<number>`."""
+
+    def find(path: str) -> Driver | None:
+        _, kind, number = path.split("/")
+        return kinds.driver(kinds.FRONTENDS, kind, [number], domid) if number.isdigit() else None
+
+    return find
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
     loop = Loop()
     try:
         with open_domain() as domain:
-            supervisor = Supervisor(domain, "device", 2, words, os.environ, log=to_stderr, loop=loop)
+            supervisor = Supervisor(domain, "device", 2, finder(domain.domid), log=to_stderr, loop=loop)
             loop.on_signals((signal.SIGTERM, signal.SIGINT), loop.stop)
             loop.watch(domain.gone_fd, loop.stop)
             supervisor.start()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from xenfs.commands.failure import Unable
-from xenfs.xenbus import Device
+from xenfs.xenbus import Device, main
+from xenfs.xenbus.end import End
 from xl import vbd, vif
 from xl.config import pairs
 from xl.spec import DeviceSpec
@@ -18,16 +20,31 @@ PARSERS: Mapping[str, Parse] = MappingProxyType({"vif": vif.parse, "vbd": vbd.pa
 FRONTENDS, BACKENDS = "xenfs.frontends", "xenfs.backends"
 
 
-def modules(group: str) -> dict[str, str]:
-    """The modules that are the frontends or the backends, by kind: entry points, so that anybody may add one."""
-    return {entry.name: entry.module for entry in entry_points(group=group)}
+@cache
+def _driver(group: str, kind: str) -> type[End] | None:
+    for entry in entry_points(group=group, name=kind):
+        found: type[End] = entry.load()
+        return found
+    return None
+
+
+def known(group: str) -> set[str]:
+    """The kinds that have a driver."""
+    return {entry.name for entry in entry_points(group=group)}
+
+
+def driver(group: str, kind: str, words: list[str], domid: int) -> Callable[[], int] | None:
+    """What to run for a device of a kind, loaded; None for a kind without driver. A driver is an entry point of the
+    group, so that anybody may add one. Raises whatever loading it raises."""
+    found = _driver(group, kind)
+    return None if found is None else lambda: main(found, words, domid)
 
 
 def parse(kind: str, text: str, domid: int, number: int, lookup: Lookup) -> DeviceSpec:
     """A device out of its line. A kind that xl does not know takes `backend=` and plain keys for the backend."""
     if kind in PARSERS:
         return PARSERS[kind](text, domid, number, lookup)
-    if kind not in modules(BACKENDS):
+    if kind not in known(BACKENDS):
         raise Unable(f"there is no kind of device called {kind}")
     said = pairs(text, kind)
     host = lookup(said.pop("backend")) if said.get("backend") else 0
