@@ -8,7 +8,8 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 
 from xenfs.commands.failure import Unable
-from xenfs.xenbus import Device, main
+from xenfs.xenbus import Device, DeviceClass, main
+from xenfs.xenbus.classes import CLASSES
 from xenfs.xenbus.end import End
 from xl import vbd, vif
 from xl.config import pairs
@@ -31,6 +32,14 @@ def _driver(group: str, kind: str) -> type[End] | None:
 def known(group: str) -> set[str]:
     """The kinds that have a driver."""
     return {entry.name for entry in entry_points(group=group)}
+
+
+def device_class(kind: str) -> DeviceClass | None:
+    """What is known of a kind: its keys and the order of its states."""
+    if kind in CLASSES:
+        return CLASSES[kind]
+    found = _driver(FRONTENDS, kind)
+    return None if found is None else found.CLASS
 
 
 def driver(group: str, kind: str, words: list[str], domid: int) -> Callable[[], int] | None:
