@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +23,7 @@ class MountedFacts:
 
     def domids(self) -> set[int]:
         """See Facts."""
-        return {int(name) for name in os.listdir(self._domains) if name.isdigit()}
+        return {int(path.name) for path in self._domains.iterdir() if path.name.isdigit()}
 
     def _numbered(self, domid: int, kind: str) -> list[Path]:
         with suppress(OSError):
@@ -55,7 +54,7 @@ class MountedFacts:
     def rings(self, domid: int) -> list[str]:
         """See Facts."""
         with suppress(OSError):
-            return sorted(os.listdir(self._domains / str(domid) / "rings"))
+            return sorted(path.name for path in (self._domains / str(domid) / "rings").iterdir())
         return []
 
     def ring(self, domid: int, name: str) -> bytes | None:

@@ -159,7 +159,8 @@ class _Look:
             home = f"/local/domain/{domid}"
             said = OtherEnd(self.store, f"{home}/error{end.path.removeprefix(home)}").raw("error")
             if said:
-                yield self._found(ERROR, "error-node", f"domain {domid} says: {said[:200]}")
+                code = "no-ring-ref" if said.endswith("ring-ref is missing") else "error-node"
+                yield self._found(ERROR, code, f"domain {domid} says: {said[:200]}")
 
     def _hotplug(self) -> Iterator[Finding]:
         if self.kind is None or not self.kind.hotplug or self.other in (S.Unknown, S.Closed, S.Closing):
@@ -190,7 +191,8 @@ class _Look:
             missing = [k.name for k in self.kind.written_by(Writer.frontend) if k.required and not self._has(k)]
             if missing:
                 text = f"the backend waits: the frontend has not written {', '.join(missing)}; does its driver run?"
-                yield self._found(ERROR, "not-published", text)
+                ring = any(name.endswith("ring-ref") for name in missing)
+                yield self._found(ERROR, "no-ring-ref" if ring else "not-published", text)
 
     def _has(self, key: Key) -> bool:
         return self.front.raw(key.name) is not None

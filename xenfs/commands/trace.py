@@ -37,6 +37,43 @@ def shown(line: str, domid: int | None, as_json: bool) -> str | None:
     return line if as_json else readable(said)
 
 
+class DeviceFilter:
+    """Which calls belong to a device: those through the handle that named its rings, and through a handle of its peer
+    that mapped what the first granted, or bound to a port that it allocated."""
+
+    def __init__(self, name: str) -> None:
+        """Of a device such as `vif-0`, or of a kind such as `vif`."""
+        self._prefix = name if name.count("-") else f"{name}-"
+        self._handles: set[int] = set()
+        self._given: dict[tuple[str, Any, Any], int] = {}
+
+    def _names(self, name: str) -> bool:
+        return name.startswith(self._prefix) and (self._prefix.endswith("-") or name[len(self._prefix) :][:1] == "-")
+
+    def learn(self, said: dict[str, Any]) -> None:
+        """Take note of a call."""
+        taken, got, handle = said.get("in", {}), said.get("out", {}), said.get("handle", 0)
+        match said.get("op"):
+            case "grant_access" | "accept_transfer":
+                self._given["ref", said["domid"], got.get("ref", -1)] = handle
+            case "alloc_unbound":
+                self._given["port", said["domid"], got.get("port", -1)] = handle
+            case "name_ring" if self._names(taken.get("name", "")):
+                self._handles.add(handle)
+            case _ if handle and self._shared(taken) in self._handles:
+                self._handles.add(handle)
+
+    def _shared(self, taken: dict[str, Any]) -> int | None:
+        """The handle that gave what a call of the peer names."""
+        port = self._given.get(("port", taken.get("remote_dom"), taken.get("remote_port")))
+        return self._given.get(("ref", taken.get("dom"), taken.get("ref")), port)
+
+    def wants(self, said: dict[str, Any]) -> bool:
+        """Whether a call is to be shown."""
+        of_device = said.get("handle") in self._handles or self._shared(said.get("in", {})) in self._handles
+        return "lost" in said or of_device
+
+
 def lines(pieces: Iterator[bytes]) -> Iterator[str]:
     """Whole lines out of pieces."""
     rest = b""
@@ -67,12 +104,22 @@ def records(point: str, follow: bool) -> Iterator[str]:
 def trace(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
     domain: Annotated[int | None, typer.Option(metavar="DOMID", help="Only calls of this domain.")] = None,
+    device: Annotated[str, typer.Option(metavar="KIND[-N]", help="Only calls for this device, as vif-0.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The lines as the hypervisor has them.")] = False,
 ) -> None:
     """Show the hypercalls that the machine at $XEN remembers: time, domain, call → result.
 
     Exit status: 0 shown, or the machine ended while following; 1 no machine, or not one's own; 130 after Ctrl-C.
     """
-    for line in records(served().point, follow):
+    point = served().point
+    wanted = DeviceFilter(device) if device else None
+    if wanted is not None:  # what is remembered tells whose handle is whose, also of calls before it named its rings
+        for line in records(point, follow=False):
+            wanted.learn(json.loads(line))
+    for line in records(point, follow):
+        if wanted is not None:
+            wanted.learn(json.loads(line))
+            if not wanted.wants(json.loads(line)):
+                continue
         if (said := shown(line, domain, as_json)) is not None:
             typer.echo(said)
