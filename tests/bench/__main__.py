@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import devices, machine, mount, ring, store
+from tests.bench import devices, machine, mount, ring, store, xenbus
 
-BENCHMARKS = {"machine": machine.run, "ring": ring.run, "mount": mount.run, "devices": devices.run, "store": store.run}
+BENCHMARKS = {
+    "machine": machine.run,
+    "ring": ring.run,
+    "mount": mount.run,
+    "devices": devices.run,
+    "store": store.run,
+    "xenbus": xenbus.run,
+}
 
 
 def main(names: list[str]) -> int:

@@ -26,8 +26,8 @@ from xenfs.xenbus import Loop
 from xenfs.xenbus.end import Log, read_state
 from xenfs.xenbus.process import PARENT, name_process
 
-FIRST, LAST, GOOD = 0.1, 5.0, 10.0
-"""Seconds before another start: after the first failure, at most, and after what time of running all is forgotten."""
+FIRST, LAST, GOOD = 0.1, 5.0, 2.0
+"""Seconds before another start: at first, and at most; one that ran for the third of these is started at once."""
 LEAVE_SECONDS = 8.0
 Driver = Callable[[], int]
 """Be the driver until it ends; the exit status."""
@@ -178,15 +178,14 @@ class Supervisor:
         code = child.collect()
         child.ended = code == 0
         now = time.monotonic()
-        if not code or now - child.since > GOOD:
-            child.pause = 0.0
-        if code:
-            child.pause = min(max(2 * child.pause, FIRST), LAST)
+        good = not code or now - child.since > GOOD
+        child.pause = 0.0 if good else min(max(2 * child.pause, FIRST), LAST)
         child.not_before = now + child.pause
         try:
             if code and not self.leaving and read_state(self.domain.store, child.path) is not XenbusState.Unknown:
+                when = f" in {child.pause:.1f} s" if child.pause else ""
                 why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-                self.log(f"{child.path}: its driver was {why}, and starts again in {child.pause:.1f} s")
+                self.log(f"{child.path}: its driver was {why}, and starts again{when}")
             self.consider(child.path)
         except Refused as refused:
             self.log(f"{refused.strerror}")
