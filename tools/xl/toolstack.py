@@ -25,7 +25,7 @@ from xl.config import GuestConfig
 from xl.spec import DeviceSpec
 
 PAGES_PER_MIB = 256
-KINDS = (("vif", "vif"), ("disk", "vbd"))
+KINDS = (("vif", "vif"), ("disk", "vbd"), ("usbctrl", "vusb"), ("usbdev", "vusb"))
 """Words of the configuration, and what they are."""
 
 
