@@ -1,8 +1,14 @@
-"""The `xenfs` command. It knows no tool: subcommands are the functions of the entry-point group `xenfs.commands`."""
+"""The `xenfs` command. It knows no tool: subcommands are the functions of the entry-point group `xenfs.commands`.
+
+Only the subcommand that is asked for is loaded: each starts with no more than it needs, and one that cannot be loaded
+is in nobody's way.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points, version
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Annotated
 
 import typer
@@ -25,19 +31,40 @@ def _main(
     del show_version
 
 
-def app() -> typer.Typer:
-    """The command with every subcommand that is installed."""
+def _broken(name: str, error: ImportError) -> Callable[[], None]:
+    """In place of a subcommand that cannot be loaded."""
+
+    def unable() -> None:
+        typer.echo(f"xenfs {name}: it cannot be loaded: {error}", err=True)
+        raise typer.Exit(1)
+
+    unable.__doc__ = f"Not installed: {error}."
+    return unable
+
+
+def _add(made: typer.Typer, entry: EntryPoint) -> None:
+    anything = {"allow_extra_args": True, "ignore_unknown_options": True}
+    try:
+        found = entry.load()
+    except ImportError as error:
+        made.command(entry.name, context_settings=anything)(_broken(entry.name, error))
+        return
+    if isinstance(found, typer.Typer):
+        made.add_typer(found, name=entry.name)
+    else:
+        made.command(entry.name)(found)
+
+
+def app(only: str = "") -> typer.Typer:
+    """The command with every subcommand that is installed, or with the one called `only`, if there is such a one."""
     made = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
     made.callback()(_main)
-    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
-        found = entry.load()
-        if isinstance(found, typer.Typer):
-            made.add_typer(found, name=entry.name)
-        else:
-            made.command(entry.name)(found)
+    entries = sorted(entry_points(group=GROUP), key=lambda e: e.name)
+    for entry in [entry for entry in entries if entry.name == only] or entries:
+        _add(made, entry)
     return made
 
 
 def main() -> None:
     """Run the command."""
-    app()()
+    app(sys.argv[1] if len(sys.argv) > 1 else "")()

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 from xenfs.hypervisor.table import ROWS
 
 
-def xenfs(*words: str) -> subprocess.CompletedProcess[str]:
-    program = "from xenfs.cli import main; main()"
+def xenfs(*words: str, before: str = "pass") -> subprocess.CompletedProcess[str]:
+    program = f"{before}\nfrom xenfs.cli import main; main()"
     return subprocess.run(
         [sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=60, check=False
     )
@@ -19,6 +20,21 @@ def xenfs(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_version() -> None:
     assert xenfs("--version").stdout == f"xenfs {version('xenfs')}\n"
+
+
+def test_a_subcommand_that_cannot_be_loaded_is_in_nobodys_way(tmp_path: Path) -> None:
+    metadata = tmp_path / "other-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[xenfs.commands]\nbroken = no_such_module:work\n")
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
+    done = xenfs("broken", "--some", "words", before=program)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "xenfs broken: it cannot be loaded: No module named 'no_such_module'\n"
+    done = xenfs("--help", before=program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Not installed: No module named 'no_such_module'" in done.stdout
+    assert xenfs("hypercalls", before=program).returncode == 0
 
 
 def test_every_hypercall_is_described() -> None:
