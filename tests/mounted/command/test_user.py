@@ -57,7 +57,7 @@ def as_nobody(lab: Lab, script: str, then: str = "") -> Done:
     packages = sysconfig.get_path("purelib")
     environment = {
         **lab.environment,
-        "PYTHONPATH": f"{ROOT}:{packages}",
+        "PYTHONPATH": ":".join([str(ROOT), f"{ROOT}/drivers", f"{ROOT}/tools", packages]),
         "HOME_OF_TEST": str(lab.home),
         "XEN": f"{lab.home}/user/xen",
         "TMPDIR": f"{lab.home}/user",
