@@ -22,7 +22,7 @@ from xenfs.ring import RingError
 from xenfs.xenbus.device import Device, DeviceClass
 from xenfs.xenbus.errors import DeviceError, PeerProtocolError
 from xenfs.xenbus.keys import OtherEnd, Value
-from xenfs.xenbus.loop import Call, Loop
+from xenfs.xenbus.loop import Call, Gate, Loop
 
 S = XenbusState
 Values = Mapping[str, Value]
@@ -242,6 +242,12 @@ class End(ABC):
 
         self.loop.watch(fd, guarded)
         self.held.callback(self.loop.unwatch, fd)
+
+    def gate(self, fd: int, call: Call) -> Gate:
+        """As `listen`, but to be opened and shut at will; it begins shut."""
+        made = Gate(self.loop, fd, lambda: self.attempt(call))
+        self.held.callback(made.shut)
+        return made
 
     def attempt(self, call: Call) -> None:
         """Call; what goes wrong closes the device."""

@@ -87,3 +87,24 @@ class Loop:
             for end in self._signals:
                 end.close()
         self._epoll.close()
+
+
+class Gate:
+    """A descriptor that is listened to only while the gate is open."""
+
+    def __init__(self, loop: Loop, fd: int, call: Call) -> None:
+        """Begin shut."""
+        self._loop, self._fd, self._call = loop, fd, call
+        self.is_open = False
+
+    def open(self) -> None:
+        """Listen; fine if it is open."""
+        if not self.is_open:
+            self.is_open = True
+            self._loop.watch(self._fd, self._call)
+
+    def shut(self) -> None:
+        """Listen no more; fine if it is shut."""
+        if self.is_open:
+            self.is_open = False
+            self._loop.unwatch(self._fd)
