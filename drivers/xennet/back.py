@@ -1,0 +1,160 @@
+"""netback: the host's end of a guest's network card, a TAP on a bridge or with routes."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Mapping
+
+from xenfs.abi.netif import CTRL, RX, TX
+from xenfs.xenbus import Backend, LocalDeviceError, OtherEnd, PeerProtocolError, main
+from xenfs.xenbus.classes import VIF
+from xenfs.xenbus.end import Values
+from xennet import links
+from xennet.control import Control
+from xennet.counters import Counters
+from xennet.mac import parse_mac
+from xennet.pages import Pages
+from xennet.rate import Credit
+from xennet.receive import Receive
+from xennet.tap import Tap
+from xennet.transmit import Transmit
+
+STALL_SECONDS = 60.0
+_ROUTED = "vif-route"
+
+
+class NetBack(Backend):
+    """One vif."""
+
+    CLASS = VIF
+    tap: Tap | None = None
+    transmit: Transmit | None = None
+    receive: Receive | None = None
+    counters: Counters
+
+    def offer(self) -> Mapping[str, object]:
+        """The features, in the order in which Linux writes them."""
+        return {
+            "feature-sg": 1,
+            "feature-gso-tcpv4": 1,
+            "feature-gso-tcpv6": 1,
+            "feature-ipv6-csum-offload": 1,
+            "feature-rx-copy": 1,
+            "feature-rx-flip": 0,
+            "feature-split-event-channels": 1,
+            "multi-queue-max-queues": 1,
+            "feature-ctrl-ring": 1,
+        }
+
+    def hotplug(self) -> Mapping[str, object]:
+        """Make the interface, and put it on the bridge."""
+        name = str(self.config["vifname"]) or f"vif{self.device.domid}.{self.device.id}"
+        tap = Tap(name)
+        try:
+            tap.carrier(False)
+            links.set_up(name, mac=links.BACK_MAC, mtu=int(self.config["mtu"]))
+            addresses = str(self.config["ip"]).split()
+            if str(self.config["script"]).endswith(_ROUTED):
+                links.route(name, addresses)
+            elif self.config["bridge"]:
+                links.join(name, str(self.config["bridge"]))
+            else:
+                raise LocalDeviceError("neither a bridge nor vif-route")
+        except BaseException:
+            tap.close()
+            raise
+        self.tap = tap
+        self.counters = Counters(role=1)
+        self.counters.share(self.memory, f"vif-{self.device.domid}-{self.device.id}-stats")
+        return {}
+
+    def connect(self, their: Values) -> None:
+        """Map the rings, bind the channels, and let packets through."""
+        assert self.tap is not None
+        if not their["request-rx-copy"]:
+            raise PeerProtocolError("the frontend does not ask to receive by copy", errno.EOPNOTSUPP)
+        self._offload(self.tap, their)
+        pages = Pages(self.memory, self.device.domid)
+        self.held.callback(pages.close)
+        tx_ring = self.map_ring("tx", [int(their["tx-ring-ref"])], TX)
+        rx_ring = self.map_ring("rx", [int(their["rx-ring-ref"])], RX)
+        tx_port, rx_port = int(their["event-channel-tx"]), int(their["event-channel-rx"])
+        if tx_port and rx_port:
+            tx_channel = self.bind_channel(tx_port, self._tx_event)
+            rx_channel = self.bind_channel(rx_port, self._rx_event)
+        elif their["event-channel"]:
+            tx_channel = rx_channel = self.bind_channel(int(their["event-channel"]), self._both)
+        else:
+            raise PeerProtocolError(f"{self.other_path}/event-channel is missing", errno.ENOENT)
+        self.transmit = Transmit(tx_ring, tx_channel, pages, self.tap.fd, self.counters, self.loop)
+        self.transmit.mac = parse_mac(str(self.config["mac"]))
+        if self.config["rate"]:
+            self.transmit.credit = Credit(*(int(word) for word in str(self.config["rate"]).split(",")))
+        self.held.callback(self.transmit.close)
+        self.receive = Receive(rx_ring, rx_channel, pages, self.tap.fd, self.counters)
+        self.receive.gate = self.gate(self.tap.fd, self.receive.work)
+        if not their["feature-sg"]:
+            self.receive.slots = 1
+        self._control(their, pages)
+
+    def _control(self, their: Values, pages: Pages) -> None:
+        if int(their["ctrl-ring-ref"]) < 0 or not their["event-channel-ctrl"]:
+            return
+        ring = self.map_ring("ctrl", [int(their["ctrl-ring-ref"])], CTRL)
+        channel = self.bind_channel(int(their["event-channel-ctrl"]), lambda: self._control_work())
+        self.control = Control(ring, channel, pages, self.memory, self.device.domid)
+
+    def _control_work(self) -> None:
+        self.control.work()
+
+    def _offload(self, tap: Tap, their: Values) -> None:
+        """What the guest can take unfinished."""
+        whole = bool(their["feature-no-csum-offload"]) or not their["feature-ipv6-csum-offload"]
+        large = bool(their["feature-sg"])
+        tap.offload(
+            csum=not whole,
+            tso4=large and bool(their["feature-gso-tcpv4"]),
+            tso6=large and bool(their["feature-gso-tcpv6"]),
+        )
+
+    def connected(self) -> None:
+        """The cable is in."""
+        assert self.tap is not None
+        self.counters.reconnects += 1
+        self.tap.carrier(True)
+        self.held.callback(self.tap.carrier, False)
+        self._both()
+
+    def _tx_event(self) -> None:
+        if self.transmit is not None:
+            self.counters.events_received += 1
+            self.transmit.work()
+
+    def _rx_event(self) -> None:
+        if self.receive is not None:
+            self.counters.events_received += 1
+            self.receive.posted()
+
+    def _both(self) -> None:
+        self._tx_event()
+        self._rx_event()
+
+    def release(self) -> None:
+        """See End."""
+        self.transmit = self.receive = None
+        super().release()
+
+    def remove(self) -> None:
+        """The interface goes with its file."""
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
+
+    def more(self, their: OtherEnd) -> Values:
+        """See Backend."""
+        return {}
+
+
+if __name__ == "__main__":
+    sys.exit(main(NetBack))

@@ -1,0 +1,136 @@
+"""netfront: a network card in the guest's namespace, whose packets go through two rings."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import socket
+import struct
+import sys
+from contextlib import suppress
+
+from xenfs.abi.netif import CTRL, RX, TX
+from xenfs.xenbus import Frontend, PeerProtocolError, main
+from xenfs.xenbus.classes import VIF
+from xenfs.xenbus.end import Values
+from xennet import links
+from xennet.counters import Counters
+from xennet.grants import MappedPages
+from xennet.guest_receive import GuestReceive
+from xennet.guest_transmit import GuestTransmit
+from xennet.mac import parse_mac
+from xennet.tap import Tap
+
+PAGES = 256
+_SIOCGIFADDR = 0x8915
+
+
+class NetFront(Frontend):
+    """One network card, eth<number>."""
+
+    CLASS = VIF
+    tap: Tap | None = None
+    transmit: GuestTransmit
+    receive: GuestReceive
+    counters: Counters
+
+    def publish(self, their: Values) -> None:
+        """Share two rings, the pages of both directions, and a channel for each."""
+        if not their["feature-rx-copy"]:
+            raise PeerProtocolError("the backend cannot receive by copy", errno.EOPNOTSUPP)
+        tap = self._plug(their)
+        self._ready = False
+        split = bool(their["feature-split-event-channels"])
+        tx_ring = self.share_ring("tx", "tx-ring-ref", TX)
+        rx_ring = self.share_ring("rx", "rx-ring-ref", RX)
+        if split:
+            tx_channel = self.share_channel("event-channel-tx", self._tx_event)
+            rx_channel = self.share_channel("event-channel-rx", self._rx_event)
+        else:
+            tx_channel = rx_channel = self.share_channel("event-channel", self._both)
+        sent, _, sent_refs = self.share_pages(PAGES, readonly=True)
+        got, _, got_refs = self.share_pages(PAGES)
+        self.transmit = GuestTransmit(tx_ring, tx_channel, sent, sent_refs, tap.fd, self.counters)
+        self.transmit.gate = self.gate(tap.fd, self.transmit.work)
+        self.receive = GuestReceive(rx_ring, rx_channel, got, got_refs, tap.fd, self.counters)
+        self.transmit.large = bool(their["feature-sg"])
+        self.receive.post()
+        if their["feature-ctrl-ring"]:
+            ring = self.share_ring("ctrl", "ctrl-ring-ref", CTRL)
+            channel = self.share_channel("event-channel-ctrl", lambda: self.mapped.work())
+            self.mapped = MappedPages(ring, channel, self, [(got_refs, False), (sent_refs, True)])
+        for name in ("request-rx-copy", "feature-rx-notify", "feature-sg"):
+            self.mine[name] = "1"
+        for name in ("feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload"):
+            self.mine[name] = "1"
+
+    def _plug(self, their: Values) -> Tap:
+        """The interface, made or taken over from a frontend that died."""
+        if self.tap is None:
+            self.tap = Tap(f"eth{self.device.id}")
+            self.tap.keep(True)
+            self.tap.carrier(False)
+            links.set_up(self.tap.name, mac=str(self.config["mac"]), mtu=int(self.config["mtu"]))
+            self.counters = Counters(role=0)
+            self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
+        large = bool(their["feature-sg"])
+        self.tap.offload(
+            csum=bool(their["feature-ipv6-csum-offload"]),
+            tso4=large and bool(their["feature-gso-tcpv4"]),
+            tso6=large and bool(their["feature-gso-tcpv6"]),
+        )
+        return self.tap
+
+    def connected(self, their: Values) -> None:
+        """The cable is in, and whoever knew us by another way is told where we are now."""
+        assert self.tap is not None
+        assert self.transmit.gate is not None
+        self._ready = True
+        self.counters.reconnects += 1
+        if their["feature-ctrl-ring"]:
+            self.mapped.add()
+        self.tap.carrier(True)
+        self.held.callback(self.tap.carrier, False)
+        self.transmit.gate.open()
+        self.transmit.announce(parse_mac(str(self.config["mac"])), self._address())
+        self._both()
+
+    def _address(self) -> bytes | None:
+        """The interface's IPv4 address, if it has one."""
+        assert self.tap is not None
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+            said = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("40s", self.tap.name.encode()))
+            return said[20:24]
+        return None
+
+    def _tx_event(self) -> None:
+        if self._ready:
+            self.counters.events_received += 1
+            self.transmit.answered()
+
+    def _rx_event(self) -> None:
+        if self._ready:
+            self.counters.events_received += 1
+            self.receive.work()
+
+    def _both(self) -> None:
+        self._tx_event()
+        self._rx_event()
+
+    def _end(self) -> bool:
+        if self.tap is not None:
+            self.tap.keep(False)
+        done = super()._end()
+        if self.tap is not None:
+            self.tap.close()
+            self.tap = None
+        return done
+
+    def release(self) -> None:
+        """See End."""
+        self._ready = False
+        super().release()
+
+
+if __name__ == "__main__":
+    sys.exit(main(NetFront))
