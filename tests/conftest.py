@@ -1,6 +1,11 @@
 """What tests share is rewritten by pytest as they are: a failed assertion there tells its values too."""
 
+import signal
+
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell: whatever is started
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # here would ignore Ctrl-C too, for good
 
 pytest.register_assert_rewrite("tests.models", "tests.hostile.rings", "tests.mounted.command.lab", "tests.unit.forms")
 

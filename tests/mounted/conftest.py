@@ -50,6 +50,10 @@ def mnt(shared_mounts: Mounts) -> Iterator[Xen]:
     assert clean, f"the daemon complains:\n{log}"
 
 
+ABORTED = "fuse: reading device: Software caused connection abort\n"
+"""What libfuse says when a mount is ended under it while it reads, which a test may do."""
+
+
 @pytest.fixture
 def own_mnt(folder: Path) -> Iterator[Xen]:
     """A machine for this test alone, which may end it as it likes."""
@@ -63,4 +67,4 @@ def own_mnt(folder: Path) -> Iterator[Xen]:
     finally:
         xen.abandon()
         mount.close()
-        assert xen.log() == ""
+        assert xen.log() in ("", ABORTED)
