@@ -126,6 +126,9 @@ class _Ring(ABC):
         self._words, self._entries = view[:16].cast("I"), view[ENTRIES : ENTRIES + self._nbytes]
         self._code, self._width = _unit(out.size, self._stride)
         self._units = self._entries.cast(self._code)
+        self._taken_size = into.size
+        code, width = _unit(into.size, self._stride)
+        self._lane: Literal["Q", "I", "H", "B", ""] = code if width == into.size else ""
         self._unpack = Struct(f"{into.format}{self._stride - into.size}x").iter_unpack
         self._pushed = self._taken = self._notified = self._held_off = self._asleep = self._awake = 0
         self._broken: PeerRingError | None = None
@@ -159,9 +162,19 @@ class _Ring(ABC):
 
         Raises LocalRingError when there is no room, struct.error when fields do not fit the entry.
         """
-        count = len(entries)
+        self._claim(len(entries))
+        self._queue_bytes(b"".join(starmap(self._codec.pack, entries)))
+
+    def _queue_bytes(self, data: bytes) -> None:
+        """Write a batch of entries that are packed already, one behind the other; on an error, none of them.
+
+        Raises LocalRingError when there is no room, ValueError when the bytes are no whole number of entries.
+        """
+        count, rest = divmod(len(data), self._size)
+        if rest:
+            message = f"{self.name}: {len(data)} bytes are no whole number of entries of {self._size}"
+            raise ValueError(message)
         prod = self._claim(count)
-        data = b"".join(starmap(self._codec.pack, entries))
         first = prod % self.slots
         if (over := first + count - self.slots) > 0:
             split = (count - over) * self._size
@@ -208,12 +221,25 @@ class _Ring(ABC):
         Shared memory is read once: the index, then each contiguous span of entries, copied before it is decoded
         (XSA-155). Raises PeerRingError when the peer's producer is impossible, and ever after.
         """
+        return list(self._unpack(self._take(limit)))
+
+    def take_bytes(self, limit: int | None = None) -> bytes:
+        """The same, not decoded: a private copy of the entries, one behind the other without what pads their slots."""
+        data, size, stride = self._take(limit), self._taken_size, self._stride
+        if size == stride:
+            return data
+        if self._lane:
+            return memoryview(data).cast(self._lane)[:: stride // size].tobytes()
+        return b"".join(data[at : at + size] for at in range(0, len(data), stride))
+
+    def _take(self, limit: int | None) -> bytes:
+        """A copy of the slots that the peer published, and they count as consumed."""
         if self._broken is not None:
             raise self._broken.with_traceback(None)
         prod, cons = self._words[self._peer_prod], self._cons
         count = u32(prod - cons)
         if not count:
-            return []
+            return b""
         if count > u32(self._published + self._ahead - cons):
             self._broken = self._impossible(prod)
             raise self._broken
@@ -227,7 +253,7 @@ class _Ring(ABC):
             data += self._entries[: end - self._nbytes].tobytes()
         self._cons = u32(cons + count)
         self._taken += count
-        return list(self._unpack(data))
+        return data
 
     def request_event(self, count: int) -> bool:
         """Ask to be notified once `count` entries wait, unless they do already. True: they do, do not sleep.
@@ -297,7 +323,7 @@ class FrontRing(_Ring):
         super().__init__(view, layout, name=name, start=start)
         view[:ENTRIES] = HEADER.pack(u32(start), u32(start + 1), u32(start), u32(start + 1))
 
-    push, push_many = _Ring._queue, _Ring._queue_many
+    push, push_many, push_bytes = _Ring._queue, _Ring._queue_many, _Ring._queue_bytes
 
     @property
     def free(self) -> int:
@@ -323,7 +349,7 @@ class BackRing(_Ring):
     _names = ("rsp_prod_pvt", "req_cons")
     _full = "no request for {count} responses; {may} await one"
 
-    respond, respond_many = _Ring._queue, _Ring._queue_many
+    respond, respond_many, respond_bytes = _Ring._queue, _Ring._queue_many, _Ring._queue_bytes
 
     @property
     def unanswered(self) -> int:

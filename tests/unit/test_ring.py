@@ -121,6 +121,35 @@ def test_odd_sizes_travel_byte_by_byte() -> None:
     assert front.take() == [(b"%03d" % n,) for n in range(8)]
 
 
+@pytest.mark.parametrize("layout", [NET_TX, NET_RX, BLK, USB, CONN], ids=lambda layout: layout.name)
+def test_entries_as_bytes_are_what_they_are_as_tuples(layout: RingFormat) -> None:
+    view = page()
+    with FrontRing(view, layout, start=TOP) as front, BackRing(view, layout, start=TOP) as back:
+        asked = bytes(range(1, layout.request.size + 1)) * 3
+        front.push_bytes(asked)
+        front.publish()
+        assert [layout.request.pack(*entry) for entry in back.take(1)] == [
+            layout.request.pack(*layout.request.unpack(asked[: layout.request.size]))
+        ]
+        assert back.take_bytes() == asked[layout.request.size :]
+        said = bytes(range(101, layout.response.size + 101)) * 3
+        back.respond_bytes(said)
+        back.publish()
+        assert front.take_bytes(2) == said[: 2 * layout.response.size]
+        assert front.take_bytes() == said[2 * layout.response.size :]
+        assert front.take_bytes() == b""
+
+
+def test_bytes_that_are_no_whole_entries_change_nothing() -> None:
+    view, front, _ = ends()
+    with pytest.raises(ValueError, match="13 bytes are no whole number of entries of 12"):
+        front.push_bytes(bytes(13))
+    with pytest.raises(LocalRingError, match="no room for 257 requests"):
+        front.push_bytes(bytes(12 * 257))
+    assert not front.publish()
+    assert words(view)[0] == 0
+
+
 def test_take_honours_its_limit() -> None:
     _, front, back = ends()
     front.push_many([request(n) for n in range(10)])
