@@ -65,7 +65,7 @@ class NetBack(Backend):
             tap.close()
             raise
         self.tap = tap
-        self.counters = Counters(role=1)
+        self.counters = Counters(role=1, loop=self.loop)
         self.counters.share(self.memory, f"vif-{self.device.domid}-{self.device.id}-stats")
         return {}
 

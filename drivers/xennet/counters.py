@@ -1,4 +1,4 @@
-"""The statistics page of one end (xenfs.abi.stats): counted in plain integers, written out once a turn."""
+"""The statistics page of one end (xenfs.abi.stats): counted in plain integers, written out a few times a second."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import time
 
 from xenfs.abi.stats import Stats
 from xenfs.domain import Memory
+from xenfs.xenbus import Loop
+
+_SECONDS = 0.1
 
 _FIELDS = [name for name in Stats.__slots__ if name not in ("magic", "version", "role", "device", "pid", "since")]
 
@@ -14,8 +17,9 @@ _FIELDS = [name for name in Stats.__slots__ if name not in ("magic", "version", 
 class Counters:
     """Counters with the names of the page's fields, to be added to as attributes."""
 
-    def __init__(self, role: int) -> None:
-        """`role`: 0 frontend, 1 backend."""
+    def __init__(self, role: int, loop: Loop) -> None:
+        """`role`: 0 frontend, 1 backend; `loop`: of the driver."""
+        self._loop, self._due = loop, False
         self._head = {"role": role, "device": 1, "pid": os.getpid(), "since": time.time_ns()}
         self._view: memoryview | None = None
         self.requests = self.responses = self.errors = 0
@@ -31,7 +35,7 @@ class Counters:
             frames = memory.alloc(1)
             self._view = memory.view(frames).view
             memory.name_ring(name, frames[0])
-            self.write()
+            self.flush()
 
     def stats(self) -> Stats:
         """As they are now."""
@@ -39,7 +43,14 @@ class Counters:
         return Stats(**self._head, **counted)
 
     def write(self) -> None:
-        """Put them into the page."""
+        """Have them put into the page soon."""
+        if not self._due:
+            self._due = True
+            self._loop.later(_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Put them into the page now."""
+        self._due = False
         if self._view is not None:
             data = self.stats().emit()
             self._view[: len(data)] = data

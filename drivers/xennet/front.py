@@ -71,7 +71,7 @@ class NetFront(Frontend):
             self.tap.keep(True)
             self.tap.carrier(False)
             links.set_up(self.tap.name, mac=str(self.config["mac"]), mtu=int(self.config["mtu"]))
-            self.counters = Counters(role=0)
+            self.counters = Counters(role=0, loop=self.loop)
             self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
         large = bool(their["feature-sg"])
         self.tap.offload(

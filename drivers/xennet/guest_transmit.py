@@ -1,6 +1,7 @@
 """What netfront does with the guest's packets: read them from the TAP straight into granted pages.
 
 The pages are a circle: a packet takes the next ones, one slot of the ring each, and they are free again in that order.
+Slots of whole pages are packed once and for all, so that a packet costs the same however many it takes.
 """
 
 from __future__ import annotations
@@ -8,20 +9,25 @@ from __future__ import annotations
 import os
 import struct
 
-from xenfs.abi.netif import TX, Gso, Status, TxFlag
+from xenfs.abi.netif import GSO, TX, ExtraType, TxFlag
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel
-from xenfs.ring import Entry, FrontRing
+from xenfs.ring import FrontRing
 from xenfs.xenbus import PeerProtocolError
 from xenfs.xenbus.loop import Gate
 from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, tx_said
+from xennet.outstanding import InactiveError, Outstanding
 
-_BATCH = 64
 _LARGEST = 17
+"""Pages of the largest packet: 65535 bytes of IP and the Ethernet header."""
+_TURN = 64
+"""Packets read before other things get their turn."""
+_BATCH = 4 * _LARGEST
+"""Slots that are published at once, so that the backend works while the next ones are being read."""
 _MORE, _EXTRA = int(TxFlag.more_data), int(TxFlag.extra_info)
-_NULL, _OKAY = int(Status.null), int(Status.okay)
 _ARP = struct.Struct(">6s6sHHHBBH6s4s6s4s")
+_PACK = TX.request.pack
 
 
 class GuestTransmit:
@@ -34,99 +40,107 @@ class GuestTransmit:
         self._ring, self._channel, self._view, self._refs, self._fd = ring, channel, view, refs, fd
         self._counters = counters
         self._count = len(refs)
-        self._busy = bytearray(self._count)
-        self._head = self._used = 0
+        self._whole = b"".join(_PACK(ref, 0, _MORE, number, PAGE_SIZE) for number, ref in enumerate(refs)) * 2
+        self._head = 0
+        self._outstanding = Outstanding(self._count)
         self._header = bytearray(VNET_SIZE)
+        self._rooms: list[list[bytearray | memoryview]] = []
+        self._largest = 0
         self.large = True
         self.gate: Gate | None = None
+
+    @property
+    def large(self) -> bool:
+        """Whether the backend takes packets of several slots."""
+        return self._largest > 1
+
+    @large.setter
+    def large(self, large: bool) -> None:
+        self._largest = _LARGEST if large else 1
+        self._rooms = [[self._header, *self._from(head, self._largest)] for head in range(self._count)]
+
+    def _from(self, head: int, pages: int) -> list[memoryview]:
+        """So many pages of the circle."""
+        start, over = head * PAGE_SIZE, head + pages - self._count
+        if over <= 0:
+            return [self._view[start : start + pages * PAGE_SIZE]]
+        return [self._view[start:], self._view[: over * PAGE_SIZE]]
 
     def answered(self) -> None:
         """Take the answers, and listen to the TAP again. Raises PeerRingError, PeerProtocolError."""
         assert self.gate is not None
-        self._reclaim()
         if self._room():
             self.gate.open()
 
     def _reclaim(self) -> None:
-        taken = self._ring.take()
-        if not taken:
-            return
-        busy = self._busy
-        self._counters.responses += len(taken)
-        for number, status in taken:
-            if status == _NULL:
-                continue
-            if number >= self._count or not busy[number]:
-                raise PeerProtocolError(f"{self._ring.name}: response for inactive request {number}")
-            busy[number] = 0
-            if status != _OKAY:
-                self._counters.errors += 1
-        tail = (self._head - self._used) % self._count
-        while self._used and not busy[tail]:
-            tail = (tail + 1) % self._count
-            self._used -= 1
+        data = self._ring.take_bytes()
+        if data:
+            try:
+                self._counters.errors += self._outstanding.answered(data)
+            except InactiveError as error:
+                raise PeerProtocolError(f"{self._ring.name}: {error}") from None
+            self._counters.responses += len(data) // TX.response.size
 
     def _room(self) -> bool:
         """Whether the largest packet finds pages and slots. If not, the ring is asked to say when it may."""
-        pages = _LARGEST if self.large else 1
-        while self._count - self._used < pages or self._ring.free < pages + 1:
+        pages = self._largest
+        while True:
+            self._reclaim()
+            if self._outstanding.free >= pages and self._ring.free > pages:
+                return True
             if not self._ring.request_event(min(pages + 1, max(1, self._ring.in_flight))):
                 return False
-            self._reclaim()
-        return True
 
     def work(self) -> None:
         """Read packets as long as there are some, and room for them."""
         assert self.gate is not None
         self._reclaim()
-        queued: list[Entry] = []
-        for _ in range(_BATCH):
-            if self._count - self._used < _LARGEST or self._ring.free - len(queued) <= _LARGEST:
-                self._push(queued)
-                queued = []
-                if not self._room():
-                    self.gate.shut()
-                    return
-            try:
-                size = os.readv(self._fd, [self._header, *self._free_pages()]) - VNET_SIZE
-            except BlockingIOError:
-                break
-            queued += self._slots(size)
+        queued: list[bytes] = []
+        slots, fd, largest = 0, self._fd, self._largest
+        try:
+            for _ in range(_TURN):
+                if slots >= _BATCH or self._outstanding.free < largest or self._ring.free - slots <= largest:
+                    self._push(queued)
+                    queued, slots = [], 0
+                    if not self._room():
+                        self.gate.shut()
+                        return
+                data = self._slots(os.readv(fd, self._rooms[self._head]) - VNET_SIZE)
+                queued.append(data)
+                slots += len(data) // TX.request.size
+        except BlockingIOError:
+            pass
         self._push(queued)
 
-    def _free_pages(self) -> list[memoryview]:
-        start, pages = self._head * PAGE_SIZE, _LARGEST if self.large else 1
-        over = self._head + pages - self._count
-        if over <= 0:
-            return [self._view[start : start + pages * PAGE_SIZE]]
-        return [self._view[start:], self._view[: over * PAGE_SIZE]]
-
-    def _slots(self, size: int) -> list[Entry]:
+    def _slots(self, size: int) -> bytes:
         """The requests for a packet that has been read into the next pages."""
         flags, kind, segment = tx_said(self._header)
-        head, refs, count = self._head, self._refs, -(-size // PAGE_SIZE)
-        more = _MORE if count > 1 else 0
-        self._busy[head] = 1
-        found: list[Entry] = [(refs[head], 0, flags | more | (_EXTRA if kind else 0), head, size)]
+        head, count = self._head, -(-size // PAGE_SIZE)
         if kind:
-            found.append(TX.request.unpack(Gso(segment, kind).emit() + bytes(4)))
-        left = size - PAGE_SIZE
-        while left > 0:
-            head = (head + 1) % self._count
-            self._busy[head] = 1
-            found.append((refs[head], 0, _MORE if left > PAGE_SIZE else 0, head, min(left, PAGE_SIZE)))
-            left -= PAGE_SIZE
-        self._head = (head + 1) % self._count
-        self._used += count
+            flags |= _EXTRA
+        if count <= 1:
+            data = _PACK(self._refs[head], 0, flags, head, size)
+            last, count = head, 1
+        else:
+            last = (head + count - 1) % self._count
+            data = _PACK(self._refs[head], 0, flags | _MORE, head, size)
+        if kind:
+            data += GSO.pack(ExtraType.gso, 0, segment, kind, 0) + b"\0\0\0\0"
+        if count > 1:
+            data += self._whole[12 * head + 12 : 12 * (head + count) - 12]
+            data += _PACK(self._refs[last], 0, 0, last, size - PAGE_SIZE * (count - 1))
+        self._outstanding.sent(count, extra=bool(kind))
+        self._head = (last + 1) % self._count
         self._counters.units_out += 1
         self._counters.bytes_out += size
-        return found
+        return data
 
-    def _push(self, queued: list[Entry]) -> None:
+    def _push(self, queued: list[bytes]) -> None:
         if not queued:
             return
-        self._counters.requests += len(queued)
-        self._ring.push_many(queued)
+        data = b"".join(queued)
+        self._counters.requests += len(data) // TX.request.size
+        self._ring.push_bytes(data)
         if self._ring.publish():
             self._counters.events_sent += 1
             self._channel.notify()
@@ -140,4 +154,7 @@ class GuestTransmit:
         start = self._head * PAGE_SIZE
         self._view[start : start + len(frame)] = frame
         self._header[:] = bytes(VNET_SIZE)
-        self._push(self._slots(len(frame)))
+        self._push([self._slots(len(frame))])
+
+
+assert (TX.request.size, TX.entry_size) == (12, 12)

@@ -7,7 +7,7 @@ and an extra slot (xen/io/netif.h), without the positions: those are found here 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from xenfs.abi.netif import GsoType, RxFlag, TxFlag
 
@@ -34,8 +34,7 @@ NOTHING = bytes(VNET_SIZE)
 """The header of a frame that has whole checksums and is no more than one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(NamedTuple):
     """Where the headers are: offset of the network header, of the transport header (0: none), end of what was found,
     the Ethernet type and the transport protocol (-1: none)."""
 

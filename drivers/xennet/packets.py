@@ -6,7 +6,7 @@ Everything here works on copies. Sources: xen/io/netif.h and netback of Linux, f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from xenfs.abi.netif import (
     ETH_HLEN,
@@ -21,18 +21,17 @@ from xenfs.abi.netif import (
     TxFlag,
 )
 from xenfs.abi.xen import PAGE_SIZE
-from xenfs.ring import Entry
 from xenfs.xenbus import PeerProtocolError
 
-_MORE, _EXTRA = int(TxFlag.more_data), int(TxFlag.extra_info)
-_NULL = (0, int(Status.null))
-_OKAY, _ERROR = int(Status.okay), int(Status.error)
+MORE, EXTRA = int(TxFlag.more_data), int(TxFlag.extra_info)
+_NULL = TX.response.pack(0, int(Status.null))
 _KNOWN = frozenset({ExtraType.gso, ExtraType.mcast_add, ExtraType.mcast_del, ExtraType.hash})
+_SLOT = TX.request.size
 
 
 @dataclass(slots=True)
 class Packet:
-    """One packet: its pieces (grant, offset, size), what is said of it, and what is to be answered, slot by slot.
+    """One packet: its pieces (grant, offset, size), what is said of it, and the ids to be answered, slot by slot.
 
     `why` says why it must be dropped; then every slot of it is answered with an error.
     """
@@ -44,34 +43,55 @@ class Packet:
     gso_type: int = 0
     gso_size: int = 0
     why: str = ""
-    control: bool = field(default=False)
+    control: bool = False
 
-    def responses(self, *, okay: bool = True) -> list[Entry]:
+    def responses(self, status: Status) -> bytes:
         """One for each slot, in order: extras are answered with null."""
-        status = _OKAY if okay else _ERROR
-        return [_NULL if number is None else (number, status) for number in self.ids]
+        said = int(status)
+        return b"".join(_NULL if number is None else TX.response.pack(number, said) for number in self.ids)
 
 
-def assemble(taken: Sequence[Entry], name: str) -> list[Packet]:
-    """The packets of a batch. Raises PeerProtocolError for what netback stops a device for."""
-    packets, at, end = [], 0, len(taken)
-    while at < end:
-        packet, at = _one(taken, at, end, name)
-        packets.append(packet)
-    return packets
+class Batch:
+    """Requests taken at once, packet by packet."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        """`data`: whole requests; `name`: the ring's, for what is wrong with them."""
+        self.data, self._name = data, name
+        self.flags = memoryview(data).cast("H")[3 :: _SLOT // 2].tolist()
+        self._entries: list[tuple[int, ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.flags)
+
+    def extent(self, at: int) -> int:
+        """Where the packet ends that begins at a slot, if it has one extra slot at most and is whole."""
+        flags, end = self.flags, len(self.flags)
+        said = flags[at]
+        at += 2 if said & EXTRA else 1
+        while said & MORE and at < end:
+            said = flags[at]
+            at += 1
+        return at
+
+    def packet(self, at: int) -> tuple[Packet, int]:
+        """The packet that begins at a slot, and where the next one does. Raises PeerProtocolError for what netback
+        stops a device for."""
+        if self._entries is None:
+            self._entries = list(TX.request.iter_unpack(self.data))
+        return _one(self._entries, at, self._name)
 
 
-def _one(taken: Sequence[Entry], at: int, end: int, name: str) -> tuple[Packet, int]:
+def _one(taken: Sequence[tuple[int, ...]], at: int, name: str) -> tuple[Packet, int]:
     gref, offset, flags, number, size = taken[at]
     at += 1
     packet = Packet(flags, size, [(gref, offset, size)], [number])
-    if flags & _EXTRA:
-        at = _extras(packet, taken, at, end, name)
+    if flags & EXTRA:
+        at = _extras(packet, taken, at, name)
     if packet.control:
         return packet, at
     following, total = flags, 0
-    while following & _MORE:
-        if at >= end:
+    while following & MORE:
+        if at >= len(taken):
             raise PeerProtocolError(f"{name}: a packet of {len(packet.pieces)} slots goes on behind the last request")
         gref, offset, following, number, part = taken[at]
         at += 1
@@ -104,9 +124,9 @@ def _first(packet: Packet, others: int, name: str) -> None:
         packet.pieces[0] = (gref, offset, size - others)
 
 
-def _extras(packet: Packet, taken: Sequence[Entry], at: int, end: int, name: str) -> int:
+def _extras(packet: Packet, taken: Sequence[tuple[int, ...]], at: int, name: str) -> int:
     while True:
-        if at >= end:
+        if at >= len(taken):
             raise PeerProtocolError(f"{name}: an extra info is missing")
         kind, more, size, gso, _ = GSO.unpack_from(TX.request.pack(*taken[at]))
         at += 1

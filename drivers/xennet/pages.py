@@ -18,6 +18,8 @@ class Pages:
         """Begin with none."""
         self._memory, self._domid = memory, domid
         self._at: dict[int, tuple[memoryview, int]] = {}
+        self.generation = 0
+        """Changes with what is kept mapped."""
         self._regions: list[tuple[Region, set[int]]] = []
 
     def __len__(self) -> int:
@@ -26,6 +28,7 @@ class Pages:
     def add(self, refs: Sequence[int], *, readonly: bool) -> None:
         """Keep grants mapped: all of them, or none and Refused."""
         region = self._memory.map(self._domid, refs, readonly=readonly)
+        self.generation += 1
         view = region.view
         for number, ref in enumerate(refs):
             self._at[ref] = view, number * PAGE_SIZE
@@ -37,6 +40,7 @@ class Pages:
 
     def remove(self, refs: Sequence[int]) -> None:
         """Keep grants no longer; their mappings end with the last of those they were mapped with."""
+        self.generation += 1
         gone = set(refs)
         for ref in gone:
             self._at.pop(ref, None)
@@ -48,6 +52,10 @@ class Pages:
             else:
                 region.close()
         self._regions = kept
+
+    def place(self, ref: int) -> tuple[memoryview, int] | None:
+        """Where a grant's page is: in which view, and at which of its bytes; None when it is not kept mapped."""
+        return self._at.get(ref)
 
     def slices(self, pieces: Sequence[tuple[int, int, int]]) -> list[memoryview] | None:
         """The bytes of pieces, joined where they lie one behind the other; None when one is not kept mapped."""
@@ -69,7 +77,9 @@ class Pages:
             found.append(whole[start:end])
         return found
 
-    def once(self, pieces: Sequence[tuple[int, int, int]], *, readonly: bool) -> tuple[list[Region], list[memoryview]]:
+    def once(
+        self, pieces: Sequence[tuple[int, int, int]], *, readonly: bool = False
+    ) -> tuple[list[Region], list[memoryview]]:
         """The same, mapped for the time being: the regions are the caller's to close. Raises Refused, and maps none."""
         regions: list[Region] = []
         views = []
@@ -86,6 +96,7 @@ class Pages:
 
     def close(self) -> None:
         """Unmap everything."""
+        self.generation += 1
         for region, _ in self._regions:
             region.close()
         self._regions, self._at = [], {}

@@ -7,24 +7,29 @@ that is segmented later needs, and that is not known before it has been read. A 
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
 
-from xenfs.abi.netif import RX, Gso, RxFlag
+from xenfs.abi.netif import GSO, RX, ExtraType, RxFlag
 from xenfs.abi.xen import PAGE_SIZE
-from xenfs.domain import Channel, Refused, Region
-from xenfs.ring import BackRing, Entry
+from xenfs.domain import Channel, Refused
+from xenfs.ring import BackRing
 from xenfs.xenbus.loop import Gate
 from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, rx_said
 from xennet.pages import Pages
+from xennet.posted import Posted
 from xennet.transmit import Capture
 
 _LARGEST = 17
 """Pages of the largest packet: 65535 bytes of IP and the Ethernet header."""
-_BATCH = 64
+_TURN = 64
+"""Packets read before other things get their turn."""
+_BATCH = 72
+"""Slots after which answers are published, so that the guest goes on while the next packets are being read."""
 _MORE, _EXTRA = int(RxFlag.more_data), int(RxFlag.extra_info)
+_ERROR = -1
+_PACK = RX.response.pack
 
 
 class Receive:
@@ -33,8 +38,9 @@ class Receive:
     def __init__(self, ring: BackRing, channel: Channel, pages: Pages, fd: int, counters: Counters) -> None:
         """`fd`: the TAP's file."""
         self._ring, self._channel, self._pages, self._fd, self._counters = ring, channel, pages, fd, counters
-        self._posted: deque[tuple[int, int]] = deque()
+        self._posted = Posted(ring.slots, pages)
         self._header = bytearray(VNET_SIZE)
+        self._room = memoryview(bytearray(_LARGEST * PAGE_SIZE))
         self.slots = _LARGEST + 1
         """Requests that the largest packet takes: 1 for a guest without scatter and gather."""
         self.capture: Capture | None = None
@@ -48,96 +54,112 @@ class Receive:
             self.gate.open()
 
     def _refill(self) -> bool:
-        while len(self._posted) < self.slots:
-            taken = self._ring.take()
-            if taken:
-                self._counters.requests += len(taken)
-                self._posted.extend(taken)
-            elif not self._ring.request_event(self.slots - len(self._posted)):
+        """Whether the largest packet finds pages. If not, the ring is asked to say when it may."""
+        while True:
+            data = self._ring.take_bytes()
+            if data:
+                self._counters.requests += len(data) // RX.entry_size
+                self._posted.add(data)
+            if self._posted.count >= self.slots:
+                return True
+            if not self._ring.request_event(self.slots - self._posted.count):
                 return False
-        return True
 
     def work(self) -> None:
         """Read packets as long as there are some, and pages for them."""
         assert self.gate is not None
-        responses: list[Entry] = []
-        for _ in range(_BATCH):
-            if len(self._posted) < self.slots and not self._refill():
+        answers: list[bytes] = []
+        size = 0
+        for _ in range(_TURN):
+            if self._posted.count < self.slots and not self._refill():
                 self.gate.shut()
                 self.starved()
                 break
-            answered = self._one()
-            if not answered:
+            answer = self._one()
+            if not answer:
                 break
-            responses += answered
-        if responses:
-            self._counters.responses += len(responses)
-            self._ring.respond_many(responses)
+            answers.append(answer)
+            size += len(answer)
+            if size >= _BATCH * RX.entry_size:
+                self._publish(answers)
+                answers, size = [], 0
+        self._publish(answers)
+
+    def _publish(self, answers: list[bytes]) -> None:
+        if answers:
+            data = b"".join(answers)
+            self._counters.responses += len(data) // RX.entry_size
+            self._ring.respond_bytes(data)
             if self._ring.publish():
                 self._counters.events_sent += 1
                 self._channel.notify()
             self._counters.write()
 
-    def _one(self) -> list[Entry]:
+    def _one(self) -> bytes:
         """Read one packet; its responses, none when there was no packet."""
-        posted = self._posted
-        wanted = [posted[0], *(posted[n] for n in range(2, self.slots))] if self.slots > 1 else [posted[0]]
-        pieces = [(ref, 0, PAGE_SIZE) for _, ref in wanted]
-        regions: list[Region] = []
-        views = self._pages.slices(pieces)
+        views = self._posted.room(self.slots)
         try:
             if views is None:
-                regions, views = self._pages.once(pieces, readonly=False)
-                self._counters.grants_mapped += len(regions)
+                return self._by_hand()
             size = os.readv(self._fd, [self._header, *views]) - VNET_SIZE
-            return self._respond(size, views)
         except BlockingIOError:
-            return []
+            return b""
+        flags, kind, segment = rx_said(self._header)
+        self._count(views, size)
+        if size > PAGE_SIZE and not kind:
+            self._close_gap(-(-size // PAGE_SIZE))
+        return self._answer(size, flags, kind, segment)
+
+    def _by_hand(self) -> bytes:
+        """Where the guest's pages are not kept mapped: read elsewhere, map those that the packet needs, and copy."""
+        size = os.readv(self._fd, [self._header, self._room]) - VNET_SIZE
+        flags, kind, segment = rx_said(self._header)
+        count = max(1, -(-size // PAGE_SIZE))
+        places = [0, *range(2, count + 1)] if kind else range(count)
+        try:
+            regions, views = self._pages.once([(self._posted.ref(place), 0, PAGE_SIZE) for place in places])
         except Refused:
             self._counters.errors += 1
-            number, _ = posted.popleft()
-            return [(number, 0, 0, -1)]
-        finally:
-            views = None
-            for region in regions:
-                region.close()
+            number = self._posted.number(0)
+            self._posted.drop(1)
+            return _PACK(number, 0, 0, _ERROR)
+        self._counters.grants_mapped += count
+        for at, view in zip(range(0, size, PAGE_SIZE), views, strict=False):
+            part = min(PAGE_SIZE, size - at)
+            view[:part] = self._room[at : at + part]
+        self._count(views, size)
+        for region in regions:
+            region.close()
+        return self._answer(size, flags, kind, segment)
 
-    def _respond(self, size: int, views: list[memoryview]) -> list[Entry]:
-        flags, kind, segment = rx_said(self._header)
-        count = -(-size // PAGE_SIZE)
-        first = min(size, PAGE_SIZE)
+    def _count(self, views: list[memoryview], size: int) -> None:
         if self.capture is not None:
             self.capture(_cut(views, size), True)
-        number, _ = self._posted.popleft()
-        flags |= (_MORE if count > 1 else 0) | (_EXTRA if kind else 0)
-        answered: list[Entry] = [(number, 0, flags, first)]
-        if kind:
-            self._posted.popleft()
-            answered.append(RX.response.unpack(Gso(segment, kind).emit()))
-        elif count > 1:
-            self._close_gap(count)
-        left = size - first
-        while left > 0:
-            number, _ = self._posted.popleft()
-            part = min(left, PAGE_SIZE)
-            left -= part
-            answered.append((number, 0, _MORE if left else 0, part))
         self._counters.units_out += 1
         self._counters.bytes_out += size
-        return answered
+
+    def _answer(self, size: int, flags: int, kind: int, segment: int) -> bytes:
+        """The responses for a packet that is in its pages."""
+        posted = self._posted
+        if kind:
+            flags |= _EXTRA
+        data = _PACK(posted.number(0), 0, flags | _MORE if size > PAGE_SIZE else flags, min(size, PAGE_SIZE))
+        if kind:
+            data += GSO.pack(ExtraType.gso, 0, segment, kind, 0)
+        last = 1 if kind else 0
+        if size > PAGE_SIZE:
+            first, whole = last + 1, -(-size // PAGE_SIZE) - 2
+            last = first + whole
+            data += posted.whole(first, whole) + _PACK(posted.number(last), 0, 0, size - PAGE_SIZE * (whole + 1))
+        posted.drop(last + 1)
+        return data
 
     def _close_gap(self, count: int) -> None:
         """A packet of several pages that needs no extra slot: its pages move up by one."""
-        refs = [ref for _, ref in list(self._posted)[:count]]
-        for to, source in pairwise(refs):
-            views = self._pages.slices([(to, 0, PAGE_SIZE)]), self._pages.slices([(source, 0, PAGE_SIZE)])
-            if views[0] is None or views[1] is None:
-                regions, mapped = self._pages.once([(to, 0, PAGE_SIZE), (source, 0, PAGE_SIZE)], readonly=False)
-                mapped[0][:] = mapped[1]
-                for region in regions:
-                    region.close()
-            else:
-                views[0][0][:] = views[1][0]
+        pieces = [(self._posted.ref(place), 0, PAGE_SIZE) for place in range(1, count + 1)]
+        views = [found[0] for piece in pieces if (found := self._pages.slices([piece])) is not None]
+        for to, source in pairwise(views):
+            to[:] = source
 
 
 def _cut(views: list[memoryview], size: int) -> list[memoryview]:
@@ -149,3 +171,6 @@ def _cut(views: list[memoryview], size: int) -> list[memoryview]:
         found.append(view[:size])
         size -= len(view)
     return found
+
+
+assert RX.request.size == RX.response.size == RX.entry_size
