@@ -51,7 +51,7 @@ class NetFront(Frontend):
         sent, _, sent_refs = self.share_pages(PAGES, readonly=True)
         got, _, got_refs = self.share_pages(PAGES)
         self.transmit = GuestTransmit(tx_ring, tx_channel, sent, sent_refs, tap.fd, self.counters)
-        self.transmit.gate = self.gate(tap.fd, self.transmit.work)
+        self.transmit.gate = self.gate(tap.fd, self._send)
         self.receive = GuestReceive(rx_ring, rx_channel, got, got_refs, tap.fd, self.counters)
         self.transmit.large = bool(their["feature-sg"])
         self.receive.post()
@@ -103,6 +103,10 @@ class NetFront(Frontend):
             return said[20:24]
         return None
 
+    def _send(self) -> None:
+        self.transmit.work()
+        self.loop.expect()  # an answer
+
     def _tx_event(self) -> None:
         if self._ready:
             self.counters.events_received += 1
@@ -112,6 +116,8 @@ class NetFront(Frontend):
         if self._ready:
             self.counters.events_received += 1
             self.receive.work()
+            if self.transmit.gate is not None and self.transmit.gate.is_open:
+                self.transmit.work()  # what the guest has answered while it was given the packets
 
     def _both(self) -> None:
         self._tx_event()

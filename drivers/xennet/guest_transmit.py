@@ -97,11 +97,12 @@ class GuestTransmit:
         self._reclaim()
         queued: list[bytes] = []
         slots, fd, largest = 0, self._fd, self._largest
+        batch = 1  # the first goes at once, and wakes the backend while the others are being read
         try:
             for _ in range(_TURN):
-                if slots >= _BATCH or self._outstanding.free < largest or self._ring.free - slots <= largest:
+                if slots >= batch or self._outstanding.free < largest or self._ring.free - slots <= largest:
                     self._push(queued)
-                    queued, slots = [], 0
+                    queued, slots, batch = [], 0, _BATCH if queued else batch
                     if not self._room():
                         self.gate.shut()
                         return
