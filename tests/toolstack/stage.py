@@ -18,6 +18,7 @@ from xl.spec import DeviceSpec
 
 from tests.mounted.mount import until
 from xenfs.abi.xenbus import XenbusState as S
+from xenfs.commands.namespace import join_net
 from xenfs.commands.running import RunDirectory
 from xenfs.domain.mounted import MountedDomain
 from xenfs.testing.mount import Mount
@@ -60,6 +61,10 @@ class Stage:
         done = self.xenfs(*words)
         assert done.returncode == 1, done
         return done.stderr.strip()
+
+    def spawn_in(self, pid: int, *words: str) -> subprocess.Popen[bytes]:
+        """The same in the network namespace of a process."""
+        return self.spawn(*words, preexec_fn=lambda: join_net(pid))
 
     def spawn(self, *words: str, **more: object) -> subprocess.Popen[bytes]:
         """A process that says `ok` on its --ready-fd when it is ready."""

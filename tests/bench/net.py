@@ -1,0 +1,119 @@
+"""netfront and netback beside a pure-Python forwarder and the kernel's own veth, alternating within one run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from statistics import median
+
+from tests.bench.figure import Figure
+from tests.bench.wires import Forwarder, Route, Veth, Wire, Xennet, cpu_seconds, iperf, run
+
+ROUNDS = 3
+Measure = Callable[[Route], float]
+
+
+def tcp(route: Route) -> float:
+    """Gbit/s towards the server."""
+    return float(iperf(route, "-O", "1", seconds=2)["sum_received"]["bits_per_second"]) / 1e9
+
+
+def tcp_back(route: Route) -> float:
+    """Gbit/s from the server."""
+    return float(iperf(route, "-R", "-O", "1", seconds=2)["sum_received"]["bits_per_second"]) / 1e9
+
+
+def small(route: Route) -> float:
+    """UDP frames of 64 bytes that arrive, a second."""
+    said = iperf(route, "-u", "-b", "0", "-l", "18", seconds=2)["sum"]
+    return float(said["packets"] - said["lost_packets"]) / float(said["seconds"])
+
+
+def ping(route: Route) -> float:
+    """Round trip, ms."""
+    said = run(route.client, "ping", "-q", "-i", "0.005", "-c", "300", route.address)
+    found = re.search(r"= [\d.]+/([\d.]+)/", said)
+    assert found is not None
+    return float(found[1])
+
+
+def alternate(wires: list[Wire], measure: Measure, route: Callable[[Wire], Route]) -> dict[str, float]:
+    """The median of each, taken in turns."""
+    found: dict[str, list[float]] = {wire.name: [] for wire in wires}
+    for _ in range(ROUNDS):
+        for wire in wires:
+            found[wire.name].append(measure(route(wire)))
+    return {name: median(values) for name, values in found.items()}
+
+
+def host(wire: Wire) -> Route:
+    """Guest and host."""
+    return wire.to_host
+
+
+def guests(wire: Wire) -> Route:
+    """Guest and guest."""
+    return wire.to_guest
+
+
+CASES: list[tuple[str, Measure, Callable[[Wire], Route], float | None]] = [
+    ("TCP guest to host", tcp, host, 0.5),
+    ("TCP host to guest", tcp_back, host, 0.5),
+    ("TCP guest to guest", tcp, guests, 0.5),
+    ("UDP of 64 bytes, guest to host", small, host, None),
+    ("UDP of 64 bytes, host to guest", lambda route: small_back(route), host, None),
+]
+
+
+def small_back(route: Route) -> float:
+    """UDP frames of 64 bytes that arrive at the client, a second."""
+    said = iperf(route, "-u", "-b", "0", "-l", "18", "-R", seconds=2)["sum"]
+    return float(said["packets"] - said["lost_packets"]) / float(said["seconds"])
+
+
+def throughput(wires: list[Wire]) -> Iterator[Figure]:
+    """Rates, as ratios."""
+    for what, measure, route, least in CASES:
+        found = alternate(wires, measure, route)
+        ours, forwarder, veth = (found[name] for name in ("xennet", "forwarder", "veth"))
+        large = measure in (tcp, tcp_back)
+        yield Figure(what, ours, "Gbit/s" if large else "packets/s")
+        ratio = ours / forwarder
+        yield Figure(f"{what} / forwarder", ratio, "", *((">= 0.8", ratio >= 0.8) if large else (None, None)))
+        ratio = ours / veth
+        yield Figure(f"{what} / veth", ratio, "", *((f">= {least}", ratio >= least) if least else (None, None)))
+
+
+def latency(wires: list[Wire]) -> Iterator[Figure]:
+    """Round trips."""
+    for what, route in (("guest and host", host), ("guest and guest", guests)):
+        found = alternate(wires, ping, route)
+        ratio = found["xennet"] / found["forwarder"]
+        yield Figure(f"ping between {what}", found["xennet"], "ms")
+        yield Figure(f"ping between {what} / forwarder", ratio, "", "<= 2", ratio <= 2)
+
+
+def effort(wire: Xennet) -> Iterator[Figure]:
+    """CPU of each process for a Gbit, both ways."""
+    wire.find_workers()
+    workers = {name: pids[0] for name, pids in wire.workers.items() if name.endswith("1")}
+    for what, measure in (("guest to host", tcp), ("host to guest", tcp_back)):
+        before = {name: cpu_seconds(pid) for name, pid in workers.items()}
+        gbits = measure(wire.to_host) * 3
+        for name, pid in workers.items():
+            yield Figure(f"CPU of {name[:-2]}, {what}", (cpu_seconds(pid) - before[name]) / gbits, "s/Gbit")
+
+
+def figures() -> Iterator[Figure]:
+    """All of them."""
+    with Veth() as veth, Forwarder() as forwarder, Xennet() as xennet:
+        assert isinstance(xennet, Xennet)
+        wires = [veth, forwarder, xennet]
+        yield from throughput(wires)
+        yield from latency(wires)
+        yield from effort(xennet)
+
+
+def run_all() -> Iterator[Figure]:
+    """See __main__."""
+    yield from figures()
