@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.xenbus import Backend, LocalDeviceError, OtherEnd, PeerProtocolError, main
 from xenfs.xenbus.classes import VIF
 from xenfs.xenbus.end import Values
 from xennet import links
+from xennet.capture import Capture
 from xennet.control import Control
 from xennet.counters import Counters
 from xennet.mac import parse_mac
 from xennet.pages import Pages
 from xennet.rate import Credit
 from xennet.receive import Receive
+from xennet.stall import Stall
 from xennet.tap import Tap
 from xennet.transmit import Transmit
 
-STALL_SECONDS = 60.0
+CAPTURE = "capture"
+"""The backend's node that says where to send the packets, for `xenfs trace --pcap`."""
+_POLL_SECONDS = 0.03
+"""As netback looks for pages of a guest without feature-rx-notify."""
 _ROUTED = "vif-route"
 
 
@@ -32,6 +37,8 @@ class NetBack(Backend):
     transmit: Transmit | None = None
     receive: Receive | None = None
     counters: Counters
+    _capture: Capture | None = None
+    _looking = False
 
     def offer(self) -> Mapping[str, object]:
         """The features, in the order in which Linux writes them."""
@@ -94,9 +101,55 @@ class NetBack(Backend):
         self.held.callback(self.transmit.close)
         self.receive = Receive(rx_ring, rx_channel, pages, self.tap.fd, self.counters)
         self.receive.gate = self.gate(self.tap.fd, self.receive.work)
+        if their["feature-rx-notify"]:
+            stall = Stall(self.loop, self.tap, self.counters)
+            self.held.callback(stall.close)
+            self.receive.starved, self.receive.fed = stall.begin, stall.end
+        else:
+            self.receive.starved = self._look_later
         if not their["feature-sg"]:
             self.receive.slots = 1
         self._control(their, pages)
+
+    def _look_later(self) -> None:
+        """The guest does not say when it has posted pages."""
+        if not self._looking:
+            self._looking = True
+            self.loop.later(_POLL_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._looking = False
+        if self.receive is not None:
+            self.attempt(self.receive.posted)
+
+    def changed(self) -> None:
+        """Somebody may want to see the packets, or no longer."""
+        wanted = self._read_capture()
+        if self._capture is not None and self._capture.path != wanted:
+            self._stop_capture()
+        if wanted and self._capture is None and self.tap is not None:
+            try:
+                self._capture = Capture(wanted, self.tap.name)
+            except OSError as error:
+                self.log(f"{self!r}: capture to {wanted}: {error.strerror}")
+        capture = None if self._capture is None else self._captured
+        if self.transmit is not None and self.receive is not None:
+            self.transmit.capture = self.receive.capture = capture
+
+    def _read_capture(self) -> str:
+        return OtherEnd(self.store, self.path).raw(CAPTURE) or ""
+
+    def _captured(self, pieces: Sequence[bytes | memoryview], outbound: bool) -> None:
+        if self._capture is not None:
+            try:
+                self._capture.packet(pieces, outbound)
+            except OSError:
+                self._stop_capture()
+
+    def _stop_capture(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+            self._capture = None
 
     def _control(self, their: Values, pages: Pages) -> None:
         if int(their["ctrl-ring-ref"]) < 0 or not their["event-channel-ctrl"]:
@@ -124,6 +177,7 @@ class NetBack(Backend):
         self.counters.reconnects += 1
         self.tap.carrier(True)
         self.held.callback(self.tap.carrier, False)
+        self.changed()
         self._both()
 
     def _tx_event(self) -> None:
@@ -150,6 +204,7 @@ class NetBack(Backend):
 
     def remove(self) -> None:
         """The interface goes with its file."""
+        self._stop_capture()
         if self.tap is not None:
             self.tap.close()
             self.tap = None

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from xenfs.abi.netif import GSO, RX, ExtraType, RxFlag
 from xenfs.abi.xen import PAGE_SIZE
-from xenfs.domain import Channel, Refused
+from xenfs.domain import Channel, Refused, Region
 from xenfs.ring import BackRing
 from xenfs.xenbus.loop import Gate
 from xennet.counters import Counters
@@ -41,42 +41,67 @@ class Receive:
         self._posted = Posted(ring.slots, pages)
         self._header = bytearray(VNET_SIZE)
         self._room = memoryview(bytearray(_LARGEST * PAGE_SIZE))
+        self._held: tuple[int, int, int, int] | None = None
+        """A packet that lies in `_room`, for which there were too few pages: size, flags, GSO type and size."""
+        self._generous = False
+        """Whether the guest posts pages enough for any packet, so that they are worth waiting for."""
         self.slots = _LARGEST + 1
         """Requests that the largest packet takes: 1 for a guest without scatter and gather."""
         self.capture: Capture | None = None
         self.gate: Gate | None = None
         self.starved: Callable[[], None] = lambda: None
+        """Called when there are too few pages for a packet."""
+        self.fed: Callable[[], None] = lambda: None
+        """Called when there are enough again."""
 
     def posted(self) -> None:
-        """The guest may have posted pages: listen to the TAP when there are enough."""
+        """The guest may have posted pages: go on when there are enough."""
         assert self.gate is not None
-        if self._refill():
+        if not self._refill(self._wanted):
+            self._starve()
+        elif not self.gate.is_open:
             self.gate.open()
+            self.fed()
+            if self._held is not None:
+                self.work()
 
-    def _refill(self) -> bool:
-        """Whether the largest packet finds pages. If not, the ring is asked to say when it may."""
+    @property
+    def _wanted(self) -> int:
+        """Pages without which there is nothing to be done."""
+        if self._held is not None:
+            return _slots(*self._held)
+        return self.slots if self._generous else 1
+
+    def _refill(self, wanted: int) -> bool:
+        """Whether there are so many pages. If not, the ring is asked to say when there are."""
         while True:
             data = self._ring.take_bytes()
             if data:
                 self._counters.requests += len(data) // RX.entry_size
                 self._posted.add(data)
-            if self._posted.count >= self.slots:
+                self._generous = self._generous or self._posted.count >= self.slots
+            if self._posted.count >= wanted:
                 return True
-            if not self._ring.request_event(self.slots - self._posted.count):
+            if not self._ring.request_event(wanted - self._posted.count):
                 return False
+
+    def _starve(self) -> None:
+        assert self.gate is not None
+        self.gate.shut()
+        self.starved()
 
     def work(self) -> None:
         """Read packets as long as there are some, and pages for them."""
-        assert self.gate is not None
         answers: list[bytes] = []
         size, batch = 0, 1  # the first goes at once, and wakes the guest while the others are being read
         for _ in range(_TURN):
-            if self._posted.count < self.slots and not self._refill():
-                self.gate.shut()
-                self.starved()
+            if (self._held is not None or self._posted.count < self.slots) and not self._refill(self._wanted):
+                self._starve()
                 break
             answer = self._one()
             if not answer:
+                if self._held is not None:
+                    continue  # there are too few pages for it, which is seen above
                 break
             answers.append(answer)
             size += len(answer)
@@ -97,7 +122,9 @@ class Receive:
 
     def _one(self) -> bytes:
         """Read one packet; its responses, none when there was no packet."""
-        views = self._posted.room(self.slots)
+        views = None
+        if self._held is None and self._posted.count >= self.slots:
+            views = self._posted.room(self.slots)
         try:
             if views is None:
                 return self._by_hand()
@@ -111,19 +138,28 @@ class Receive:
         return self._answer(size, flags, kind, segment)
 
     def _by_hand(self) -> bytes:
-        """Where the guest's pages are not kept mapped: read elsewhere, map those that the packet needs, and copy."""
-        size = os.readv(self._fd, [self._header, self._room]) - VNET_SIZE
-        flags, kind, segment = rx_said(self._header)
-        count = max(1, -(-size // PAGE_SIZE))
-        places = [0, *range(2, count + 1)] if kind else range(count)
+        """Where the guest's pages are not kept mapped, or few: read elsewhere, map what the packet needs, and copy."""
+        if self._held is None:
+            size = os.readv(self._fd, [self._header, self._room]) - VNET_SIZE
+            flags, kind, segment = rx_said(self._header)
+            self._held = size, flags, kind, segment
+        size, flags, kind, segment = self._held
+        needed = _slots(*self._held)
+        if self._posted.count < needed:
+            return b""
+        self._held = None
+        pieces = [(self._posted.ref(place), 0, PAGE_SIZE) for place in range(needed) if place != 1 or not kind]
+        regions: list[Region] = []
+        views = [found[0] for piece in pieces if (found := self._pages.slices([piece])) is not None]
         try:
-            regions, views = self._pages.once([(self._posted.ref(place), 0, PAGE_SIZE) for place in places])
+            if len(views) < len(pieces):
+                regions, views = self._pages.once(pieces)
+                self._counters.grants_mapped += len(pieces)
         except Refused:
             self._counters.errors += 1
             number = self._posted.number(0)
             self._posted.drop(1)
             return _PACK(number, 0, 0, _ERROR)
-        self._counters.grants_mapped += count
         for at, view in zip(range(0, size, PAGE_SIZE), views, strict=False):
             part = min(PAGE_SIZE, size - at)
             view[:part] = self._room[at : at + part]
@@ -160,6 +196,11 @@ class Receive:
         views = [found[0] for piece in pieces if (found := self._pages.slices([piece])) is not None]
         for to, source in pairwise(views):
             to[:] = source
+
+
+def _slots(size: int, _flags: int, kind: int, _segment: int) -> int:
+    """Slots that a packet takes."""
+    return max(1, -(-size // PAGE_SIZE)) + (1 if kind else 0)
 
 
 def _cut(views: list[memoryview], size: int) -> list[memoryview]:

@@ -40,6 +40,10 @@ class Loop:
         if self._calls.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
+    def now(self) -> float:
+        """The time of the timers, in seconds."""
+        return self._clock()
+
     def later(self, seconds: float, call: Call) -> None:
         """Call once, some time from now."""
         heapq.heappush(self._timers, (self._clock() + seconds, next(self._numbers), call))
