@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from xenfs.commands.capture import capture
 from xenfs.commands.child import stream
-from xenfs.commands.failure import command
+from xenfs.commands.failure import Unable, command
 from xenfs.commands.machine import within
 from xenfs.commands.place import GONE, served
 from xenfs.hypervisor import text
@@ -106,12 +107,21 @@ def trace(
     domain: Annotated[int | None, typer.Option(metavar="DOMID", help="Only calls of this domain.")] = None,
     device: Annotated[str, typer.Option(metavar="KIND[-N]", help="Only calls for this device, as vif-0.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The lines as the hypervisor has them.")] = False,
+    pcap: Annotated[str, typer.Option(metavar="FILE", help="Its packets instead, as pcapng, until Ctrl-C.")] = "",
+    of: Annotated[str, typer.Argument(metavar="[DEVICE]", help="With --pcap: DOMID/N or KIND/DOMID/N.")] = "",
 ) -> None:
     """Show the hypercalls that the machine at $XEN remembers: time, domain, call → result.
+
+    With --pcap, write the packets of a network device to a file (- is stdout): xenfs trace --pcap - 1/0 | tcpdump -r -
 
     Exit status: 0 shown, or the machine ended while following; 1 no machine, or not one's own; 130 after Ctrl-C.
     """
     point = served().point
+    if pcap or of:
+        if not (pcap and of):
+            raise Unable("packets: --pcap FILE DEVICE", 2)
+        capture(point, of, pcap)
+        return
     wanted = DeviceFilter(device) if device else None
     if wanted is not None:  # what is remembered tells whose handle is whose, also of calls before it named its rings
         for line in records(point, follow=False):
