@@ -261,7 +261,7 @@ def demo(
         console.print("\nboth domains closed; nothing is left in use")
     elif "XEN" not in os.environ:
         xenfs = [sys.executable, "-m", "xenfs"]
-        own = [*xenfs, "demo", "--requests", str(requests), "--pages", str(pages)]
+        own = [*xenfs, "demo-ring", "--requests", str(requests), "--pages", str(pages)]
         os.execv(sys.executable, [*xenfs, "run", "--", *own])
     else:
         on_mount(Path(os.environ["XEN"]), console, requests, pages)

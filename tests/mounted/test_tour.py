@@ -28,7 +28,7 @@ def test_the_tour_prints_what_the_readme_says(tmp_path: Path) -> None:
 
 def test_the_demo_runs_on_a_mount_of_its_own_and_leaves_nothing() -> None:
     need_mount()
-    command = [sys.executable, "-m", "xenfs", "demo", "--requests", "3000", "--pages", "5"]
+    command = [sys.executable, "-m", "xenfs", "demo-ring", "--requests", "3000", "--pages", "5"]
     environment = {name: value for name, value in os.environ.items() if name != "XEN"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr

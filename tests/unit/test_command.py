@@ -61,7 +61,7 @@ def test_an_unknown_hypercall_is_a_usage_error() -> None:
 
 
 def test_the_demo_shows_a_ring_and_a_flip_and_leaves_nothing() -> None:
-    done = xenfs("demo", "--in-process", "--requests", "3000", "--pages", "5")
+    done = xenfs("demo-ring", "--in-process", "--requests", "3000", "--pages", "5")
     assert done.returncode == 0, done.stderr
     assert "3000 requests through one shared page" in done.stdout
     assert "flipped 5 of 5 pages; domain 1 reads: packet 0 … packet 4" in done.stdout
