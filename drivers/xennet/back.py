@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from xenfs.abi.netif import CTRL, RX, TX
-from xenfs.xenbus import Backend, LocalDeviceError, OtherEnd, PeerProtocolError, main
+from xenfs.xenbus import Backend, LocalDeviceError, OtherEnd, PeerProtocolError, kept, main
 from xenfs.xenbus.classes import VIF
 from xenfs.xenbus.end import Values
 from xennet import links
+from xennet.cable import Cable
 from xennet.capture import Capture
 from xennet.control import Control
 from xennet.counters import Counters
@@ -34,6 +35,7 @@ class NetBack(Backend):
 
     CLASS = VIF
     tap: Tap | None = None
+    cable: Cable
     transmit: Transmit | None = None
     receive: Receive | None = None
     counters: Counters
@@ -55,8 +57,16 @@ class NetBack(Backend):
         }
 
     def hotplug(self) -> Mapping[str, object]:
-        """Make the interface, and put it on the bridge."""
+        """Make the interface, and put it on the bridge; or take over the one of a netback that died."""
         name = str(self.config["vifname"]) or f"vif{self.device.domid}.{self.device.id}"
+        fd = kept.inherited(name)
+        self.tap = self._plug_in(name) if fd is None else Tap.adopt(name, fd)
+        self.cable = Cable(self.tap, self.loop, plugged=fd is not None)
+        self.counters = Counters(role=1, loop=self.loop)
+        self.counters.share(self.memory, f"vif-{self.device.domid}-{self.device.id}-stats")
+        return {}
+
+    def _plug_in(self, name: str) -> Tap:
         tap = Tap(name)
         try:
             tap.carrier(False)
@@ -71,10 +81,8 @@ class NetBack(Backend):
         except BaseException:
             tap.close()
             raise
-        self.tap = tap
-        self.counters = Counters(role=1, loop=self.loop)
-        self.counters.share(self.memory, f"vif-{self.device.domid}-{self.device.id}-stats")
-        return {}
+        kept.keep(name, tap.fd)
+        return tap
 
     def connect(self, their: Values) -> None:
         """Map the rings, bind the channels, and let packets through."""
@@ -156,10 +164,15 @@ class NetBack(Backend):
             return
         ring = self.map_ring("ctrl", [int(their["ctrl-ring-ref"])], CTRL)
         channel = self.bind_channel(int(their["event-channel-ctrl"]), lambda: self._control_work())
-        self.control = Control(ring, channel, pages, self.memory, self.device.domid)
+        self.control = Control(ring, channel, pages, self.memory, self.device.domid, self._control_later)
+        self.held.callback(self.control.close)
 
     def _control_work(self) -> None:
         self.control.work()
+
+    def _control_later(self) -> None:
+        control = self.control
+        self.loop.later(0, lambda: self.attempt(control.go_on))
 
     def _offload(self, tap: Tap, their: Values) -> None:
         """What the guest can take unfinished."""
@@ -175,8 +188,8 @@ class NetBack(Backend):
         """The cable is in."""
         assert self.tap is not None
         self.counters.reconnects += 1
-        self.tap.carrier(True)
-        self.held.callback(self.tap.carrier, False)
+        self.cable.plug()
+        self.held.callback(self.cable.pull)
         self.changed()
         self._both()
 

@@ -1,80 +1,151 @@
-"""The control ring, backend's end: grants that stay mapped. Hashing is not offered."""
+"""The control ring, backend's end: grants that stay mapped. Hashing is not offered.
+
+To map a page takes a hundred microseconds, and a guest wants hundreds of them mapped. So that is done a few at a time,
+between packets, and answered when it has been done; a packet whose pages are not mapped yet has them mapped for itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from xenfs.abi.netif import MAPPING, CtrlStatus, CtrlType
+from xenfs.abi.netif import CTRL, MAPPING, MAPPING_READONLY, CtrlStatus, CtrlType
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel, Memory, Refused
-from xenfs.ring import BackRing, Entry
+from xenfs.ring import BackRing
 from xennet.pages import LIMIT, Pages
 
-_READONLY = 1
 _TABLE = PAGE_SIZE // MAPPING.size
+_AT_ONCE = 16
+"""Pages mapped in one go."""
+Entry = tuple[int, int]
+"""A grant, and its flags."""
+
+
+@dataclass(slots=True)
+class Job:
+    """A request that is being carried out: the grants that are still to be mapped, and those that are."""
+
+    number: int
+    kind: int
+    table: int
+    left: deque[Entry]
+    all: list[Entry]
+    mapped: list[int] = field(default_factory=list)
 
 
 class Control:
     """One control ring."""
 
-    def __init__(self, ring: BackRing, channel: Channel, pages: Pages, memory: Memory, domid: int) -> None:
-        """`pages`: where mappings are kept; `domid`: the frontend's."""
+    def __init__(
+        self,
+        ring: BackRing,
+        channel: Channel,
+        pages: Pages,
+        memory: Memory,
+        domid: int,
+        later: Callable[[], None],
+    ) -> None:
+        """`pages`: where mappings are kept; `domid`: the frontend's; `later` has `go_on` called, after other things."""
         self._ring, self._channel, self._pages = ring, channel, pages
-        self._memory, self._domid = memory, domid
+        self._memory, self._domid, self._later = memory, domid, later
+        self._jobs: deque[Job] = deque()
+        self.closed = False
 
     def work(self) -> None:
-        """Answer everything. Raises PeerRingError."""
+        """Take what is asked. Raises PeerRingError."""
         while True:
-            self._ring.respond_many([self._answer(*request) for request in self._ring.take()])
-            if self._ring.publish():
-                self._channel.notify()
+            for number, kind, first, second, third in self._ring.take():
+                self._take(number, kind, first, second, third)
             if not self._ring.final_check():
                 break
 
-    def _answer(self, number: int, kind: int, first: int, second: int, third: int) -> Entry:
-        status, data = CtrlStatus.not_supported, 0
+    def _take(self, number: int, kind: int, first: int, second: int, third: int) -> None:
         if kind == CtrlType.get_gref_mapping_size:
-            status, data = CtrlStatus.success, LIMIT
+            self._respond(number, kind, CtrlStatus.success, LIMIT)
         elif kind in (CtrlType.add_gref_mapping, CtrlType.del_gref_mapping):
-            status = self._mapping(kind == CtrlType.add_gref_mapping, first, second, third)
-        return number, kind, int(status), data
+            entries = self._entries(first, second, third)
+            if entries is None:
+                self._respond(number, kind, CtrlStatus.invalid_parameter)
+                return
+            self._jobs.append(Job(number, kind, first, deque(entries), entries))
+            if len(self._jobs) == 1:
+                self._later()
+        else:
+            self._respond(number, kind, CtrlStatus.not_supported)
 
-    def _mapping(self, add: bool, table: int, count: int, zero: int) -> CtrlStatus:
-        """`table`: the grant of a page with `count` entries."""
+    def _respond(self, number: int, kind: int, status: CtrlStatus, data: int = 0) -> None:
+        self._ring.respond(number, kind, int(status), data)
+        if self._ring.publish():
+            self._channel.notify()
+
+    def _entries(self, table: int, count: int, zero: int) -> list[Entry] | None:
+        """A copy of a table, which is a page with `count` entries; None when there is no such."""
         if zero or not 0 < count <= _TABLE:
-            return CtrlStatus.invalid_parameter
+            return None
         try:
-            region = self._memory.map(self._domid, [table])
+            region = self._memory.map(self._domid, [table], readonly=True)
         except Refused:
-            return CtrlStatus.invalid_parameter
+            return None
         with region as view:
-            entries = list(MAPPING.iter_unpack(bytes(view[: count * MAPPING.size])))
-            status = self._add(entries) if add else self._remove(entries)
-            for number, (ref, flags, _) in enumerate(entries):
-                MAPPING.pack_into(view, number * MAPPING.size, ref, flags, int(status))
-        return status
+            return [(ref, flags) for ref, flags, _ in MAPPING.iter_unpack(bytes(view[: count * MAPPING.size]))]
 
-    def _add(self, entries: Sequence[tuple[int, ...]]) -> CtrlStatus:
-        refs = [ref for ref, _, _ in entries]
-        flags = {bits for _, bits, _ in entries}
-        if len(set(refs)) < len(refs) or any(self._pages.knows(ref) for ref in refs) or flags - {0, _READONLY}:
-            return CtrlStatus.invalid_parameter
-        if len(self._pages) + len(refs) > LIMIT:
-            return CtrlStatus.buffer_overflow
-        try:
-            if len(flags) == 1:
-                self._pages.add(refs, readonly=_READONLY in flags)
-            else:
-                for ref, bits, _ in entries:
-                    self._pages.add([ref], readonly=bits == _READONLY)
-        except Refused:
+    def go_on(self) -> None:
+        """Do a little of what there is to do. Raises PeerRingError."""
+        if self.closed or not self._jobs:
+            return
+        job = self._jobs[0]
+        status = self._step(job)
+        if status is not None:
+            self._jobs.popleft()
+            self._finish(job, status)
+        if self._jobs:
+            self._later()
+
+    def _step(self, job: Job) -> CtrlStatus | None:
+        """How the job ended; None when it has not."""
+        refs = [ref for ref, _ in job.all]
+        if job.kind == CtrlType.del_gref_mapping:
+            if not all(self._pages.knows(ref) for ref in refs):
+                return CtrlStatus.invalid_parameter
             self._pages.remove(refs)
-            return CtrlStatus.invalid_parameter
-        return CtrlStatus.success
+            return CtrlStatus.success
+        if not job.mapped:
+            if len(set(refs)) < len(refs) or {flags for _, flags in job.all} - {0, MAPPING_READONLY}:
+                return CtrlStatus.invalid_parameter
+            if any(self._pages.knows(ref) for ref in refs):
+                return CtrlStatus.invalid_parameter
+            if len(self._pages) + len(refs) > LIMIT:
+                return CtrlStatus.buffer_overflow
+        return self._map_some(job)
 
-    def _remove(self, entries: Sequence[tuple[int, ...]]) -> CtrlStatus:
-        refs = [ref for ref, _, _ in entries]
-        if not all(self._pages.knows(ref) for ref in refs):
+    def _map_some(self, job: Job) -> CtrlStatus | None:
+        flags, some = job.left[0][1], list[int]()
+        while job.left and job.left[0][1] == flags and len(some) < _AT_ONCE:
+            some.append(job.left.popleft()[0])
+        try:
+            self._pages.add(some, readonly=flags == MAPPING_READONLY)
+        except Refused:
+            self._pages.remove(job.mapped)
             return CtrlStatus.invalid_parameter
-        self._pages.remove(refs)
-        return CtrlStatus.success
+        job.mapped += some
+        return None if job.left else CtrlStatus.success
+
+    def _finish(self, job: Job, status: CtrlStatus) -> None:
+        """Say in the table and in the response how it went."""
+        try:
+            with self._memory.map(self._domid, [job.table]) as view:
+                for number, (ref, flags) in enumerate(job.all):
+                    MAPPING.pack_into(view, number * MAPPING.size, ref, flags, int(status))
+        except Refused:
+            pass  # granted read-only, or no more: then only the response says it
+        self._respond(job.number, job.kind, status)
+
+    def close(self) -> None:
+        """Do nothing more."""
+        self.closed = True
+        self._jobs.clear()
+
+
+assert CTRL.response.size <= CTRL.entry_size

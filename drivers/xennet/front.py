@@ -14,6 +14,7 @@ from xenfs.xenbus import Frontend, PeerProtocolError, main
 from xenfs.xenbus.classes import VIF
 from xenfs.xenbus.end import Values
 from xennet import links
+from xennet.cable import Cable
 from xennet.counters import Counters
 from xennet.grants import MappedPages
 from xennet.guest_receive import GuestReceive
@@ -22,6 +23,7 @@ from xennet.mac import parse_mac
 from xennet.tap import Tap
 
 PAGES = 256
+Shared = tuple[memoryview, list[int], list[int]]
 _SIOCGIFADDR = 0x8915
 
 
@@ -30,9 +32,11 @@ class NetFront(Frontend):
 
     CLASS = VIF
     tap: Tap | None = None
+    cable: Cable
     transmit: GuestTransmit
     receive: GuestReceive
     counters: Counters
+    _pages: tuple[Shared, Shared] | None = None
 
     def publish(self, their: Values) -> None:
         """Share two rings, the pages of both directions, and a channel for each."""
@@ -48,8 +52,9 @@ class NetFront(Frontend):
             rx_channel = self.share_channel("event-channel-rx", self._rx_event)
         else:
             tx_channel = rx_channel = self.share_channel("event-channel", self._both)
-        sent, _, sent_refs = self.share_pages(PAGES, readonly=True)
-        got, _, got_refs = self.share_pages(PAGES)
+        if self._pages is None:  # the next backend of the domain may have the same ones
+            self._pages = self.share_pages(PAGES, readonly=True, keep=True), self.share_pages(PAGES, keep=True)
+        (sent, _, sent_refs), (got, _, got_refs) = self._pages
         self.transmit = GuestTransmit(tx_ring, tx_channel, sent, sent_refs, tap.fd, self.counters)
         self.transmit.gate = self.gate(tap.fd, self._send)
         self.receive = GuestReceive(rx_ring, rx_channel, got, got_refs, tap.fd, self.counters)
@@ -69,7 +74,7 @@ class NetFront(Frontend):
         if self.tap is None:
             self.tap = Tap(f"eth{self.device.id}")
             self.tap.keep(True)
-            self.tap.carrier(False)
+            self.cable = Cable(self.tap, self.loop)
             links.set_up(self.tap.name, mac=str(self.config["mac"]), mtu=int(self.config["mtu"]))
             self.counters = Counters(role=0, loop=self.loop)
             self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
@@ -87,13 +92,13 @@ class NetFront(Frontend):
         assert self.transmit.gate is not None
         self._ready = True
         self.counters.reconnects += 1
-        if their["feature-ctrl-ring"]:
-            self.mapped.add()
-        self.tap.carrier(True)
-        self.held.callback(self.tap.carrier, False)
+        self.cable.plug()
+        self.held.callback(self.cable.pull)
         self.transmit.gate.open()
         self.transmit.announce(parse_mac(str(self.config["mac"])), self._address())
         self._both()
+        if their["feature-ctrl-ring"]:
+            self.mapped.add()
 
     def _address(self) -> bytes | None:
         """The interface's IPv4 address, if it has one."""

@@ -34,6 +34,14 @@ class Tap:
             hint = "; it takes root" if error.errno == errno.EPERM else ""
             raise LocalDeviceError(f"TAP {name}: {error.strerror}{hint}", error.errno or errno.EIO) from error
 
+    @classmethod
+    def adopt(cls, name: str, fd: int) -> Tap:
+        """One that another process has made and left."""
+        self = cls.__new__(cls)
+        self.name, self.fd = name, fd
+        os.set_blocking(fd, False)
+        return self
+
     def offload(self, *, csum: bool, tso4: bool, tso6: bool) -> None:
         """What may come out of it unfinished: blank checksums, and TCP segments larger than the MTU."""
         flags = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import devices, machine, mount, ring, store, xenbus
+from tests.bench import devices, machine, mount, net, ring, store, xenbus
 
 BENCHMARKS = {
     "machine": machine.run,
@@ -13,6 +13,7 @@ BENCHMARKS = {
     "devices": devices.run,
     "store": store.run,
     "xenbus": xenbus.run,
+    "net": net.bench,
 }
 
 

@@ -12,17 +12,18 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from xenfs.abi.xenbus import XenbusState
 from xenfs.domain import Domain, Refused, Watch
-from xenfs.xenbus import Loop
+from xenfs.xenbus import Loop, kept
 from xenfs.xenbus.end import Log, read_state
 from xenfs.xenbus.process import PARENT, name_process
 
@@ -46,6 +47,8 @@ class Child:
     not_before: float = 0.0
     ended: bool = False
     told: bool = False
+    kept: dict[str, int] = field(default_factory=dict)
+    """Descriptors that the next driver of the device has again."""
 
     @property
     def running(self) -> bool:
@@ -59,16 +62,31 @@ class Child:
         self.pid = 0
         return os.waitstatus_to_exitcode(status)
 
+    def forget(self) -> None:
+        """Let go of what was kept."""
+        while self.kept:
+            os.close(self.kept.popitem()[1])
 
-def _be(path: str, driver: Driver, parent: int) -> NoReturn:
+
+def _close_all_but(fds: Iterable[int]) -> None:
+    low = 3
+    for fd in sorted(fds):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def _be(child: Child, driver: Driver, parent: int, theirs: socket.socket) -> NoReturn:
     """Be the driver, in the forked process. What the supervisor had open is closed, and nothing of it touched again."""
     code = 70
     try:
         gc.freeze()  # nothing of the supervisor's is ever finalised here
         os.setsid()
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        _close_all_but([theirs.fileno(), *child.kept.values()])
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ[PARENT] = str(parent)
+        os.environ[kept.VARIABLE] = kept.describe(theirs.fileno(), child.kept)
+        path = child.path
         name_process(path)
         code = driver()
     except BaseException:
@@ -138,6 +156,7 @@ class Supervisor:
         child = self.children.get(path)
         if state is XenbusState.Unknown:
             if child is not None and not child.running:
+                child.forget()
                 del self.children[path]
             return
         if child is None:
@@ -160,23 +179,39 @@ class Supervisor:
             return
         if driver is None:
             return
-        child.pid, child.since, child.ended = self._fork(child.path, driver), time.monotonic(), False
+        child.pid, child.since, child.ended = self._fork(child, driver), time.monotonic(), False
         child.pidfd = os.pidfd_open(child.pid)
         self.loop.watch(child.pidfd, lambda: self._ended(child))
 
-    def _fork(self, path: str, driver: Driver) -> int:
+    def _fork(self, child: Child, driver: Driver) -> int:
         parent = os.getpid()
         sys.stdout.flush()
         sys.stderr.flush()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            _be(path, driver, parent)
+            _be(child, driver, parent, theirs)
+        theirs.close()
+        self.loop.watch(ours.fileno(), lambda: self._keep(child, ours))
         return pid
+
+    def _keep(self, child: Child, ours: socket.socket) -> None:
+        """Keep what a driver sends, in place of what it sent before by that name; until it ends."""
+        if (sent := kept.take(ours)) is not None:
+            name, fd = sent
+            if name in child.kept:
+                os.close(child.kept[name])
+            child.kept[name] = fd
+            return
+        self.loop.unwatch(ours.fileno())
+        ours.close()
 
     def _ended(self, child: Child) -> None:
         self.loop.unwatch(child.pidfd)
         code = child.collect()
         child.ended = code == 0
+        if child.ended:
+            child.forget()
         now = time.monotonic()
         good = not code or now - child.since > GOOD
         child.pause = 0.0 if good else min(max(2 * child.pause, FIRST), LAST)
@@ -211,6 +246,7 @@ class Supervisor:
                 os.kill(child.pid, signal.SIGKILL)
                 self.loop.unwatch(child.pidfd)
                 child.collect()
+            child.forget()
         if self._watch is not None:
             self.loop.unwatch(self._watch.fileno())
             self._watch.close()

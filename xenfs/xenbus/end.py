@@ -1,8 +1,9 @@
 """What both ends of a device have in common: look at both states, take the step that the table says, and look again.
 
 An end is one object for one device, and lives as long as the device's nodes, through any number of connections. What it
-holds for a connection is in `held` and goes with it. Nothing that the other end writes, and nothing that this end
-lacks, ends it: it is said in the error node, the device closes, and may be connected again.
+holds for a connection is in `held` and goes with it; what the next may use again is in `kept`. Nothing that the other
+end writes, and nothing that this end lacks, ends it: it is said in the error node, the device closes, and may be
+connected again.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class End(ABC):
         self.other_state: XenbusState | None = S.Unknown
         self.done = self.leaving = False
         self.problem = ""
-        self.held, self._life = ExitStack(), ExitStack()
+        self.held, self.kept, self._life = ExitStack(), ExitStack(), ExitStack()
         self.mine: dict[str, str] = {}
         self._fresh, self._stepping, self._found = True, False, False
         self._not_before = self._pause = 0.0
@@ -131,6 +132,7 @@ class End(ABC):
         """Let go of everything at once, and tell nobody; twice is fine."""
         self.done = True
         self.release()
+        self._let_go(self.kept)
         self._life.close()
 
     def step(self) -> None:
@@ -274,8 +276,11 @@ class End(ABC):
         """Let go of all that the connection holds; it may be that there is none."""
         held, self.held = self.held, ExitStack()
         self.mine = {}
+        self._let_go(held)
+
+    def _let_go(self, stack: ExitStack) -> None:
         try:
-            held.close()
+            stack.close()
         except OSError as error:
             self.log(f"{self!r}: {error.strerror}")
 

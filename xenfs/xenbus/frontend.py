@@ -169,15 +169,20 @@ class Frontend(End):
 
     # What drivers share.
 
-    def share_pages(self, count: int, *, readonly: bool = False) -> tuple[memoryview, list[int], list[int]]:
-        """Zeroed pages of one's own, mapped one behind the other, and granted to the backend: view, frames, grants."""
-        memory = self.memory
+    def share_pages(
+        self, count: int, *, readonly: bool = False, keep: bool = False
+    ) -> tuple[memoryview, list[int], list[int]]:
+        """Zeroed pages of one's own, mapped one behind the other, and granted to the backend: view, frames, grants.
+
+        They go with the connection, or with `keep` as late as with this end.
+        """
+        memory, held = self.memory, self.kept if keep else self.held
         frames = memory.alloc(count)
-        self.held.callback(memory.free, frames, defer=True)
+        held.callback(memory.free, frames, defer=True)
         region = memory.view(frames)
-        self.held.callback(region.close)
+        held.callback(region.close)
         refs = memory.grant(frames, self._device.backend_domid, readonly=readonly)
-        self.held.callback(memory.end_access, refs, defer=True)
+        held.callback(memory.end_access, refs, defer=True)
         return region.view, frames, refs
 
     def share_ring(self, name: str, key: str, layout: RingFormat) -> FrontRing:

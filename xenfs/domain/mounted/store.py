@@ -22,8 +22,9 @@ Message = tuple[int, bytes]
 class _Stream:
     """Messages to and from an open dev/xenbus. One thread at a time."""
 
-    def __init__(self, fd: int, where: str) -> None:
-        self.fd, self._where, self._rest = fd, where, b""
+    def __init__(self, fd: int, where: str, most: int = 0) -> None:
+        """`most`: bytes to read at once, where no more than one message can be waiting."""
+        self.fd, self._where, self._rest, self._most = fd, where, b"", most
 
     def send(self, kind: int, tx: int, payload: bytes) -> None:
         """Write one message; the device takes no two in one write."""
@@ -42,7 +43,8 @@ class _Stream:
     def next(self, timeout: float | None = None) -> Message | None:
         """The next message; None when none came in the time. Raises Refused.
 
-        Reads no more than that message, so that the descriptor is readable as long as there is another.
+        Reads no more than that message, so that the descriptor is readable as long as there is another; unless there
+        can be no other, and then all of it at once.
         """
         poller = select.poll()
         poller.register(self.fd, select.POLLIN)
@@ -50,7 +52,7 @@ class _Stream:
             if timeout is not None and not poller.poll(max(0.0, timeout * 1000)):
                 return None
             try:
-                data = os.read(self.fd, missing)
+                data = os.read(self.fd, max(missing, self._most))
             except OSError as error:
                 raise refusal(error, self._where) from error
             if not data:
@@ -224,7 +226,7 @@ class MountedStore(_Reader):
             raise Refused(errno.E2BIG, f"{what}: {len(payload)} bytes, at most {PAYLOAD_MAX - _HEADER.size}")
         with self._lock:
             if self._stream is None:
-                self._stream = _Stream(self._open(), self._where)
+                self._stream = _Stream(self._open(), self._where, _HEADER.size + PAYLOAD_MAX)
             self._stream.send(kind, tx, payload)
             answer = self._stream.next()
         assert answer is not None
