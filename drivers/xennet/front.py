@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import socket
-import struct
 import sys
-from contextlib import suppress
 
 from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.xenbus import Frontend, PeerProtocolError, main
@@ -24,7 +20,6 @@ from xennet.tap import Tap
 
 PAGES = 256
 Shared = tuple[memoryview, list[int], list[int]]
-_SIOCGIFADDR = 0x8915
 
 
 class NetFront(Frontend):
@@ -95,18 +90,10 @@ class NetFront(Frontend):
         self.cable.plug()
         self.held.callback(self.cable.pull)
         self.transmit.gate.open()
-        self.transmit.announce(parse_mac(str(self.config["mac"])), self._address())
+        self.transmit.announce(parse_mac(str(self.config["mac"])), links.ipv4_address(self.tap.name))
         self._both()
         if their["feature-ctrl-ring"]:
             self.mapped.add()
-
-    def _address(self) -> bytes | None:
-        """The interface's IPv4 address, if it has one."""
-        assert self.tap is not None
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            said = fcntl.ioctl(any_socket, _SIOCGIFADDR, struct.pack("40s", self.tap.name.encode()))
-            return said[20:24]
-        return None
 
     def _send(self) -> None:
         self.transmit.work()
