@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -13,7 +15,7 @@ import typer
 
 from xenfs.commands import checks, parting, service
 from xenfs.commands.failure import Unable, command
-from xenfs.commands.place import Condition, examine, mounted_at
+from xenfs.commands.place import Condition, default_place, examine, mounted_at, resolve
 
 FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of the machine, 4 KiB each.")]
 
@@ -49,6 +51,21 @@ def _make(point: str) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _alone(place: str | None) -> Iterator[None]:
+    """Nobody else mounts at a place in the same directory meanwhile, or both would find it free."""
+    try:
+        fd = os.open(Path(resolve(place or default_place())).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # it is missing or closed to us, of which more is said later
+        yield
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 @command("mount")
 def mount(
     place: Annotated[
@@ -68,6 +85,19 @@ def mount(
 
     Exit status: 0 mounted; 1 not, and the reason is on stderr; 2 wrong usage.
     """
+    with _alone(place):
+        _mount(place, foreground or debug, debug, options or [], frames, dom0_frames, force)
+
+
+def _mount(
+    place: str | None,
+    foreground: bool,
+    debug: bool,
+    options: list[str],
+    frames: int | None,
+    dom0_frames: int | None,
+    force: bool,
+) -> None:
     found = examine(place)
     if found.mount is not None and found.condition is Condition.STALE and force:
         parting.clear(found.mount)
@@ -77,8 +107,8 @@ def mount(
     if problem := checks.obstacle():
         raise Unable(problem)
     made = _make(found.point)
-    line = service.words(found.point, frames=frames, dom0_frames=dom0_frames, options=options or [], debug=debug)
-    if foreground or debug:
+    line = service.words(found.point, frames=frames, dom0_frames=dom0_frames, options=options, debug=debug)
+    if foreground:
         os.execv(line[0], line)
     try:
         with _log(found.point) as log:
