@@ -10,6 +10,7 @@ from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.xenbus import Backend, LocalDeviceError, OtherEnd, PeerProtocolError, kept, main
 from xenfs.xenbus.classes import VIF
 from xenfs.xenbus.end import Values
+from xenfs.xenbus.loop import Call
 from xennet import links
 from xennet.cable import Cable
 from xennet.capture import Capture
@@ -109,6 +110,7 @@ class NetBack(Backend):
         self.held.callback(self.transmit.close)
         self.receive = Receive(rx_ring, rx_channel, pages, self.tap.fd, self.counters)
         self.receive.gate = self.gate(self.tap.fd, self.receive.work)
+        self.receive.later = self._later
         if their["feature-rx-notify"]:
             stall = Stall(self.loop, self.tap, self.counters)
             self.held.callback(stall.close)
@@ -119,16 +121,21 @@ class NetBack(Backend):
             self.receive.slots = 1
         self._control(their, pages)
 
+    def _later(self, seconds: float, call: Call) -> None:
+        """Call some time from now, if this connection is still there."""
+        of = self.receive
+        self.loop.later(seconds, lambda: self.attempt(call) if self.receive is of else None)
+
     def _look_later(self) -> None:
         """The guest does not say when it has posted pages."""
-        if not self._looking:
+        if self.receive is not None and not self._looking:
             self._looking = True
-            self.loop.later(_POLL_SECONDS, self._look)
+            self._later(_POLL_SECONDS, self._look)
 
     def _look(self) -> None:
         self._looking = False
         if self.receive is not None:
-            self.attempt(self.receive.posted)
+            self.receive.posted()
 
     def changed(self) -> None:
         """Somebody may want to see the packets, or no longer."""
@@ -213,6 +220,7 @@ class NetBack(Backend):
     def release(self) -> None:
         """See End."""
         self.transmit = self.receive = None
+        self._looking = False
         super().release()
 
     def remove(self) -> None:

@@ -27,6 +27,7 @@ _TURN = 64
 """Packets read before other things get their turn."""
 _BATCH = 72
 """Slots after which answers are published, so that the guest goes on while the next packets are being read."""
+_MAKE_DO_SECONDS = 0.03
 _MORE, _EXTRA = int(RxFlag.more_data), int(RxFlag.extra_info)
 _ERROR = -1
 _PACK = RX.response.pack
@@ -53,6 +54,8 @@ class Receive:
         """Called when there are too few pages for a packet."""
         self.fed: Callable[[], None] = lambda: None
         """Called when there are enough again."""
+        self.later: Callable[[float, Callable[[], None]], None] = lambda _seconds, _call: None
+        """Has something called after some seconds, if the connection is still there."""
 
     def posted(self) -> None:
         """The guest may have posted pages: go on when there are enough."""
@@ -89,6 +92,15 @@ class Receive:
         assert self.gate is not None
         self.gate.shut()
         self.starved()
+        if self._generous and self._posted.count:
+            self.later(_MAKE_DO_SECONDS, self._make_do)
+
+    def _make_do(self) -> None:
+        """If the guest posts no more, the pages that it has posted are to be of use."""
+        assert self.gate is not None
+        if not self.gate.is_open:
+            self._generous = False
+            self.posted()
 
     def work(self) -> None:
         """Read packets as long as there are some, and pages for them."""
