@@ -95,9 +95,10 @@ class Stage:
     def devd(self, domid: int = 0, **more: object) -> subprocess.Popen[bytes]:
         return self.spawn("-m", "xenfs", "devd", "-F", "--domain", str(domid), **more)
 
-    def guest(self, name: str = "", **settings: object) -> int:
-        """A running guest, made in this process."""
-        config = GuestConfig(name=name or f"guest{len(self.domids())}", memory=4, **settings)  # type: ignore[arg-type]
+    def guest(self, name: str = "", *, memory: int = 4, **settings: object) -> int:
+        """A running guest, made in this process; memory in MiB."""
+        name = name or f"guest{len(self.domids())}"
+        config = GuestConfig(name=name, memory=memory, **settings)  # type: ignore[arg-type]
         domid = toolstack.create(self.root, self.point, config)
         toolstack.start(self.point, domid)
         return domid

@@ -15,7 +15,7 @@ _PIECE = 1 << 20
 def serve(port: int, mebibytes: int) -> str:
     """Send, once; says `ready` when somebody may connect."""
     piece = os.urandom(_PIECE)
-    with socket.create_server(("", port)) as server:
+    with socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True) as server:
         print("ready", flush=True)
         peer, _ = server.accept()
         began, said = time.perf_counter(), 0
