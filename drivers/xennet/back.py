@@ -74,7 +74,7 @@ class NetBack(Backend):
             links.set_up(name, mac=links.BACK_MAC, mtu=int(self.config["mtu"]))
             addresses = str(self.config["ip"]).split()
             if str(self.config["script"]).endswith(_ROUTED):
-                links.route(name, addresses)
+                links.route(name, addresses, str(self.config["gatewaydev"]))
             elif self.config["bridge"]:
                 links.join(name, str(self.config["bridge"]))
             else:

@@ -115,14 +115,12 @@ class NetFront(Frontend):
         self._tx_event()
         self._rx_event()
 
-    def _end(self) -> bool:
+    def remove(self) -> None:
+        """The interface goes with its file."""
         if self.tap is not None:
             self.tap.keep(False)
-        done = super()._end()
-        if self.tap is not None:
             self.tap.close()
             self.tap = None
-        return done
 
     def release(self) -> None:
         """See End."""

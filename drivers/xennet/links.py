@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xenfs.xenbus import LocalDeviceError
@@ -93,9 +94,19 @@ def _make_bridge(bridge: str) -> None:
         links.link("set", index=links.link_lookup(ifname=bridge)[0], state="up")
 
 
-def route(name: str, addresses: list[str]) -> None:
-    """Without a bridge: the host routes the guest's addresses to its interface. Raises LocalDeviceError."""
+def route(name: str, addresses: list[str], gateway: str = "") -> None:
+    """Without a bridge, as Xen's vif-route: the host routes the guest's addresses to its interface, and answers there
+    for all others; it has the address of the interface `gateway` there too. Raises LocalDeviceError.
+
+    Whether it forwards what comes is for net.ipv4.ip_forward to say.
+    """
+    own = ipv4_address(gateway) if gateway else None
+    if gateway and own is None:
+        raise LocalDeviceError(f"gatewaydev {gateway}: it has no IPv4 address", errno.EADDRNOTAVAIL)
     with _netlink(f"routes to {name}") as links:
         index = socket.if_nametoindex(name)
+        if own is not None:
+            links.addr("replace", index=index, address=socket.inet_ntoa(own), prefixlen=32)
         for address in addresses:
             links.route("replace", dst=address, oif=index, scope="link")
+        Path(f"/proc/sys/net/ipv4/conf/{name}/proxy_arp").write_text("1")

@@ -44,6 +44,9 @@ class Frontend(End):
     def changed(self, their: Values) -> None:
         """The backend has changed what it says of the device, such as the size of a disk."""
 
+    def remove(self) -> None:
+        """The device is removed: undo what was made for the guest."""
+
     @property
     def device(self) -> Device:
         """See End."""
@@ -95,6 +98,7 @@ class Frontend(End):
 
     def _end(self) -> bool:
         self.release()
+        self.remove()
         self.done = True
         return False
 

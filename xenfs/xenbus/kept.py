@@ -38,11 +38,8 @@ def keep(name: str, fd: int) -> None:
 
 
 def take(ours: socket.socket) -> tuple[str, int] | None:
-    """What a driver wants kept: its name, and the descriptor, which is the caller's; None when there is nothing."""
-    try:
-        name, fds, _, _ = socket.recv_fds(ours, _NAME_MAX, 1, socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return None
+    """What a driver wants kept: its name, and the descriptor, which is the caller's; None when it will send no more."""
+    name, fds, _, _ = socket.recv_fds(ours, _NAME_MAX, 1)
     if not fds:
         return None
     os.set_inheritable(fds[0], False)

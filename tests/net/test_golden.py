@@ -1,0 +1,132 @@
+"""The vif's part of the store and its states, against what xl and Linux wrote on real Xen (tests/clients/golden)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from xl import spec, toolstack
+
+from tests.mounted.mount import until
+from tests.net.town import Town
+from tests.toolstack.stage import SECONDS
+from tests.toolstack.test_tree import golden, whole
+from xenfs.abi.xenbus import XenbusState as S
+from xenfs.domain import Refused
+from xenfs.domain.mounted import MountedDomain
+from xenfs.xenbus import Device
+
+pytestmark = pytest.mark.timeout(120)
+MAC = "mac=00:16:3e:00:00:01"
+DEVICE = Device("vif", 1, 0)
+DIRECTORIES = (DEVICE.frontend_path, DEVICE.backend_path, DEVICE.libxl_path)
+
+NOT_OURS = {
+    r".*/(feature-)?xdp-headroom": "there is no XDP here",
+    r".*/feature-(dynamic-)?multicast-control": "netback filters no multicast",
+    r".*/device/vif/0/multi-queue-num-queues": "written when more than one queue is offered, and one is",
+}
+ANOTHER_VALUE = {
+    r".*/(tx|rx)-ring-ref": "the numbers of grants",
+    r".*/event-channel-(tx|rx)": "and of ports",
+    r".*/multi-queue-max-queues": "one: a driver is one process",
+}
+ONLY_OURS = {
+    r".*/ctrl-ring-ref": "Linux has no control ring in its frontend",
+    r".*/event-channel-ctrl": "likewise",
+}
+
+
+def matches(path: str, patterns: dict[str, str]) -> bool:
+    return any(re.fullmatch(pattern, path) for pattern in patterns)
+
+
+def test_keys_values_and_permissions_are_those_of_xl_and_linux(town: Town) -> None:
+    town.guest(f",{MAC}")
+    ours = {path: node for directory in DIRECTORIES for path, node in whole(town.stage.store, directory)}
+    below = tuple(f"{directory}/" for directory in DIRECTORIES)
+    theirs = {path: node for path, node in golden("tree-2-connected.txt").items() if path.startswith(below)}
+    assert len(theirs) > 50
+    missing = {p for p in theirs if p not in ours}
+    assert {p for p in missing if not matches(p, NOT_OURS)} == set()
+    assert all(any(re.fullmatch(pattern, p) for p in missing) for pattern in NOT_OURS), "each exception is one"
+    more = {p for p in ours if p not in theirs and p not in DIRECTORIES}
+    assert {p for p in more if not matches(p, ONLY_OURS)} == set()
+    different = {p for p in theirs if p in ours and ours[p] != theirs[p]}
+    assert {p for p in different if not matches(p, ANOTHER_VALUE)} == set()
+    assert all(ours[p][1] == theirs[p][1] for p in theirs if p in ours), "permissions"
+
+
+@contextmanager
+def states(town: Town) -> Iterator[list[str]]:
+    """The states that the two ends write meanwhile, as `FE 1`, each as often as it is seen to change."""
+    seen: list[str] = []
+    ready, done = threading.Event(), threading.Event()
+
+    def follow() -> None:
+        with MountedDomain(0, town.stage.point) as root:
+            places = {DEVICE.frontend_path: "FE", DEVICE.backend_path: "BE"}
+            last: dict[str, str] = {}
+            watch = root.store.watch("/local/domain", "golden")
+            ready.set()
+            while not done.is_set():
+                watch.wait(0.05)
+                for place, name in places.items():
+                    try:
+                        said = root.store.read(f"{place}/state").decode()
+                    except Refused:
+                        said = ""
+                    if said != last.setdefault(place, said):
+                        last[place] = said
+                        if said:
+                            seen.append(f"{name} {said}")
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    ready.wait(SECONDS)
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def in_order(seen: list[str], golden: list[str]) -> bool:
+    """Whether all that was seen is in the golden order; a look may miss what is soon over."""
+    rest = iter(golden)
+    return all(word in rest for word in seen)
+
+
+def test_states_as_a_frontend_leaves_and_comes_back(town: Town) -> None:
+    town.guest(f",{MAC}")
+    with states(town) as seen:
+        os.kill(town.front(1), signal.SIGTERM)
+        town.stage.until_states(DEVICE, S.Closed, S.Closed)
+    assert seen[-1] == "BE 6"
+    assert in_order(seen, ["FE 5", "BE 5", "FE 6", "BE 6"]), seen
+    with states(town) as seen:
+        with MountedDomain(1, town.stage.point) as guest:
+            guest.store.write("device/vif/0/state", "1")
+        town.stage.until_connected(DEVICE)
+    assert seen[-1] == "BE 4"
+    assert in_order(seen, ["FE 1", "BE 2", "FE 4", "BE 4"]), seen
+
+
+def test_states_as_the_toolstack_detaches(town: Town) -> None:
+    town.guest(f",{MAC}")
+    with states(town) as seen:
+        assert spec.detach(town.stage.store, [DEVICE]) == []
+    assert in_order(seen, ["BE 5", "FE 6", "BE 5", "BE 6"]), seen
+    until(lambda: not town.stage.pids("device/vif"), SECONDS)
+
+
+def test_states_as_a_guest_is_destroyed(town: Town) -> None:
+    town.guest(f",{MAC}")
+    with states(town) as seen:
+        toolstack.destroy(town.stage.root, town.stage.point, 1)
+    assert in_order(seen, ["FE 5", "FE 6", "BE 5", "BE 5", "BE 6"]), seen
