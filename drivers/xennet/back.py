@@ -206,7 +206,6 @@ class NetBack(Backend):
             self.transmit.work()
             if self.receive is not None and self.receive.gate is not None and self.receive.gate.is_open:
                 self.receive.work()  # what the host has answered while it was given the packets
-            self.loop.expect()  # an answer of somebody behind the host
 
     def _rx_event(self) -> None:
         if self.receive is not None:

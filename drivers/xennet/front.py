@@ -19,6 +19,7 @@ from xennet.mac import parse_mac
 from xennet.tap import Tap
 
 PAGES = 256
+"""In each direction: as many as the ring has slots, since the more is on the way the less often anybody sleeps."""
 Shared = tuple[memoryview, list[int], list[int]]
 
 
@@ -51,7 +52,7 @@ class NetFront(Frontend):
             self._pages = self.share_pages(PAGES, readonly=True, keep=True), self.share_pages(PAGES, keep=True)
         (sent, _, sent_refs), (got, _, got_refs) = self._pages
         self.transmit = GuestTransmit(tx_ring, tx_channel, sent, sent_refs, tap.fd, self.counters)
-        self.transmit.gate = self.gate(tap.fd, self._send)
+        self.transmit.gate = self.gate(tap.fd, self.transmit.work)
         self.receive = GuestReceive(rx_ring, rx_channel, got, got_refs, tap.fd, self.counters)
         self.transmit.large = bool(their["feature-sg"])
         self.receive.post()
@@ -94,10 +95,6 @@ class NetFront(Frontend):
         self._both()
         if their["feature-ctrl-ring"]:
             self.mapped.add()
-
-    def _send(self) -> None:
-        self.transmit.work()
-        self.loop.expect()  # an answer
 
     def _tx_event(self) -> None:
         if self._ready:

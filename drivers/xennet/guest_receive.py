@@ -1,7 +1,7 @@
 """What netfront does with packets for the guest: post granted pages, and write what comes in them to the TAP.
 
-A response stands in its request's slot, so pages are used in the order in which they were posted: page n is that of
-slot n of the ring, for good. What has come is compared with that order as bytes where it can be.
+A response stands in its request's slot, so pages are used in the order in which they were posted, and posted in a
+circle. What has come is compared with that order as bytes where it can be.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GuestReceive:
     def __init__(
         self, ring: FrontRing, channel: Channel, view: memoryview, refs: list[int], fd: int, counters: Counters
     ) -> None:
-        """`view`: the pages that `refs` grant, one for each slot of the ring; `fd`: the TAP's file."""
+        """`view`: the pages that `refs` grant, as many as the ring has slots at most; `fd`: the TAP's file."""
         self._ring, self._channel, self._view, self._fd = ring, channel, view, fd
         self._counters, self._count = counters, len(refs)
         self._requests = b"".join(RX.request.pack(number, ref) for number, ref in enumerate(refs)) * 2
@@ -41,7 +41,7 @@ class GuestReceive:
 
     def post(self) -> None:
         """Give the backend all pages that are free."""
-        count = min(self._count, self._ring.free) - len(self._rest) // _SIZE
+        count = self._count - self._ring.in_flight - len(self._rest) // _SIZE
         if count <= 0:
             return
         start = self._posted * _SIZE

@@ -88,7 +88,8 @@ class GuestTransmit:
             self._reclaim()
             if self._outstanding.free >= pages and self._ring.free > pages:
                 return True
-            if not self._ring.request_event(min(pages + 1, max(1, self._ring.in_flight))):
+            some = max(pages + 1, self._ring.in_flight // 2)  # while we wake up the backend has the other half to do
+            if not self._ring.request_event(min(some, max(1, self._ring.in_flight))):
                 return False
 
     def work(self) -> None:

@@ -174,10 +174,10 @@ def test_r5_what_the_backend_scribbles_over_the_frontends_words_changes_nothing(
 
 
 def test_r7_an_answer_that_changes_while_it_is_looked_at(back: Back) -> None:
-    back.posted(200)
+    back.posted(120)
     with back.rx.raw.flipping(100, 6, [b"\x3c\x00", b"\xff\x7f"]):
-        back.answer(*[(number, 0, 0, 60) for number in range(200)])
-        until(lambda: back.state() is not S.Connected or back.stats().responses >= 200, SECONDS)
+        back.answer(*[(number, 0, 0, 60) for number in range(120)])
+        until(lambda: back.state() is not S.Connected or back.stats().responses >= 120, SECONDS)
     assert back.front.poll() is None
 
 
@@ -185,7 +185,7 @@ def test_r11_a_backend_that_never_answers_stops_the_guest_at_its_ring(back: Back
     with listening(back.space, "eth0") as heard:
         for _ in range(2000):
             heard.send(FRAME)
-        until(lambda: back.stats().requests - 256 >= 200, SECONDS)
+        until(lambda: back.stats().requests - 256 >= 100, SECONDS)
         taken: list[Entry] = []
         while found := back.sent(0.3):
             taken += found

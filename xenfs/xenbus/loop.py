@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import select
 import signal
 import socket
@@ -12,8 +11,6 @@ import time
 from collections.abc import Callable, Iterable
 
 Call = Callable[[], object]
-_SOON = 100_000
-"""Nanoseconds: what comes within so much is cheaper to wait for awake than to be woken for, which takes as long."""
 
 
 class Loop:
@@ -27,7 +24,6 @@ class Loop:
         self._numbers = itertools.count()
         self._clock = clock
         self._signals: tuple[socket.socket, ...] = ()
-        self._expecting = self._awake = False
         self.stopped = False
 
     def watch(self, fd: int, call: Call) -> None:
@@ -47,25 +43,6 @@ class Loop:
     def later(self, seconds: float, call: Call) -> None:
         """Call once, some time from now."""
         heapq.heappush(self._timers, (self._clock() + seconds, next(self._numbers), call))
-
-    def expect(self) -> None:
-        """An answer is likely to come at once: the next turn waits for it awake, if the last one did come so soon."""
-        self._expecting = True
-
-    def _poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """What is ready, waiting for it."""
-        if not self._expecting:
-            return self._epoll.poll(timeout)
-        self._expecting = False
-        began = time.perf_counter_ns()
-        if self._awake:
-            while time.perf_counter_ns() - began < _SOON:
-                if ready := self._epoll.poll(0):
-                    return ready
-                os.sched_yield()
-        ready = self._epoll.poll(timeout)
-        self._awake = time.perf_counter_ns() - began < 2 * _SOON
-        return ready
 
     def on_signals(self, numbers: Iterable[signal.Signals], call: Call) -> None:
         """Call when one of the signals has come. For the one loop of a process's main thread."""
@@ -91,7 +68,7 @@ class Loop:
         if self._timers:
             left = max(0.0, self._timers[0][0] - self._clock())
             timeout = left if timeout is None else min(left, timeout)
-        ready = self._poll(timeout)
+        ready = self._epoll.poll(timeout)
         for fd, _ in ready:
             if (call := self._calls.get(fd)) is not None:
                 call()
