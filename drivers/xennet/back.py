@@ -20,6 +20,7 @@ from xennet.mac import parse_mac
 from xennet.pages import Pages
 from xennet.rate import Credit
 from xennet.receive import Receive
+from xennet.sources import Network, Sources, networks
 from xennet.stall import Stall
 from xennet.tap import Tap
 from xennet.transmit import Transmit
@@ -104,7 +105,7 @@ class NetBack(Backend):
         else:
             raise PeerProtocolError(f"{self.other_path}/event-channel is missing", errno.ENOENT)
         self.transmit = Transmit(tx_ring, tx_channel, pages, self.tap.fd, self.counters, self.loop)
-        self.transmit.mac = parse_mac(str(self.config["mac"]))
+        self.transmit.sources = Sources(parse_mac(str(self.config["mac"])), self._networks())
         if self.config["rate"]:
             self.transmit.credit = Credit(*(int(word) for word in str(self.config["rate"]).split(",")))
         self.held.callback(self.transmit.close)
@@ -120,6 +121,12 @@ class NetBack(Backend):
         if not their["feature-sg"]:
             self.receive.slots = 1
         self._control(their, pages)
+
+    def _networks(self) -> list[Network]:
+        try:
+            return networks(str(self.config["ip"]).split())
+        except ValueError as error:
+            raise LocalDeviceError(f"{self.path}/ip: {error}", errno.EINVAL) from None
 
     def _later(self, seconds: float, call: Call) -> None:
         """Call some time from now, if this connection is still there."""

@@ -25,6 +25,7 @@ from xennet.headers import HEADERS_MAX, HEADERS_MIN, parse, vnet
 from xennet.packets import Batch, Packet
 from xennet.pages import Pages
 from xennet.rate import Credit
+from xennet.sources import Sources
 
 _BLANK, _VALID = int(TxFlag.csum_blank), int(TxFlag.data_validated)
 _SLOT = TX.request.size
@@ -56,7 +57,7 @@ class Transmit:
         self._waiting: deque[Ready] = deque()
         self._answers: list[bytes] = []
         self._unpublished = 0
-        self.mac: bytes | None = None
+        self.sources: Sources | None = None
         self.credit: Credit | None = None
         self.capture: Capture | None = None
         self.closed = False
@@ -170,7 +171,7 @@ class Transmit:
         if found is None or header is None:
             self._counters.drop_malformed += 1
             return False
-        if self.mac is not None and copied[6:12] != self.mac:
+        if self.sources is not None and not self.sources.allow(copied, found):
             self._counters.drop_filtered += 1
             return True  # the guest is not told what is filtered
         copied = copied[: max(HEADERS_MIN, found.end)]

@@ -217,11 +217,11 @@ class Supervisor:
         child.pause = 0.0 if good else min(max(2 * child.pause, FIRST), LAST)
         child.not_before = now + child.pause
         try:
-            if code and not self.leaving and read_state(self.domain.store, child.path) is not XenbusState.Unknown:
+            self.consider(child.path)
+            if code and not self.leaving and self.children.get(child.path) is child:
                 when = f" in {child.pause:.1f} s" if child.pause else ""
                 why = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
                 self.log(f"{child.path}: its driver was {why}, and starts again{when}")
-            self.consider(child.path)
         except Refused as refused:
             self.log(f"{refused.strerror}")
             self.gone = True

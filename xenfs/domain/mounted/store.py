@@ -46,13 +46,13 @@ class _Stream:
         Reads no more than that message, so that the descriptor is readable as long as there is another; unless there
         can be no other, and then all of it at once.
         """
-        poller = select.poll()
-        poller.register(self.fd, select.POLLIN)
         while missing := self._missing():
-            if timeout is not None and not poller.poll(max(0.0, timeout * 1000)):
-                return None
             try:
                 data = os.read(self.fd, max(missing, self._most))
+            except BlockingIOError:  # a watch's, which looks first and waits then
+                if self._wait(timeout):
+                    continue
+                return None
             except OSError as error:
                 raise refusal(error, self._where) from error
             if not data:
@@ -61,6 +61,14 @@ class _Stream:
         (kind, *_), payload = _HEADER.unpack_from(self._rest), self._rest[_HEADER.size :]
         self._rest = b""
         return int(kind), payload
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Whether there is something to be read in time."""
+        if timeout is not None and timeout <= 0:
+            return False
+        poller = select.poll()
+        poller.register(self.fd, select.POLLIN)
+        return bool(poller.poll(None if timeout is None else timeout * 1000))
 
     def close(self) -> None:
         os.close(self.fd)
@@ -178,6 +186,7 @@ class MountedWatch:
         stream.send(XsType.WATCH, 0, _path(path) + token.encode("utf-8", "surrogateescape") + b"\0")
         while (message := stream.next()) is not None and message[0] == XsType.WATCH_EVENT:
             self._events.append(self._event(message[1]))
+        os.set_blocking(stream.fd, False)
 
     def __repr__(self) -> str:
         return f"watch {self._path} {self._token!r}".rstrip()
