@@ -9,6 +9,7 @@ from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.xenbus import Frontend, PeerProtocolError, main
 from xenfs.xenbus.classes import VIF
 from xenfs.xenbus.end import Values
+from xenfs.xenbus.frontend import Shared
 from xennet import links
 from xennet.cable import Cable
 from xennet.counters import Counters
@@ -20,7 +21,6 @@ from xennet.tap import Tap
 
 PAGES = 256
 """In each direction: as many as the ring has slots, since the more is on the way the less often anybody sleeps."""
-Shared = tuple[memoryview, list[int], list[int]]
 
 
 class NetFront(Frontend):
@@ -41,8 +41,8 @@ class NetFront(Frontend):
         tap = self._plug(their)
         self._ready = False
         split = bool(their["feature-split-event-channels"])
-        tx_ring = self.share_ring("tx", "tx-ring-ref", TX)
-        rx_ring = self.share_ring("rx", "rx-ring-ref", RX)
+        tx_ring = self.share_ring("tx", "tx-ring-ref", TX, keep=True)
+        rx_ring = self.share_ring("rx", "rx-ring-ref", RX, keep=True)
         if split:
             tx_channel = self.share_channel("event-channel-tx", self._tx_event)
             rx_channel = self.share_channel("event-channel-rx", self._rx_event)
@@ -57,13 +57,15 @@ class NetFront(Frontend):
         self.transmit.large = bool(their["feature-sg"])
         self.receive.post()
         if their["feature-ctrl-ring"]:
-            ring = self.share_ring("ctrl", "ctrl-ring-ref", CTRL)
+            ring = self.share_ring("ctrl", "ctrl-ring-ref", CTRL, keep=True)
             channel = self.share_channel("event-channel-ctrl", lambda: self.mapped.work())
             self.mapped = MappedPages(ring, channel, self, [(got_refs, False), (sent_refs, True)])
         for name in ("request-rx-copy", "feature-rx-notify", "feature-sg"):
             self.mine[name] = "1"
         for name in ("feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload"):
             self.mine[name] = "1"
+        if self.counters.reconnects:
+            self.transmit.gate.open()  # what waits in the TAP is in the ring when the backend comes to it
 
     def _plug(self, their: Values) -> Tap:
         """The interface, made or taken over from a frontend that died."""

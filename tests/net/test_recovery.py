@@ -12,6 +12,7 @@ import pytest
 from xl import spec
 
 from tests.mounted.mount import until
+from tests.net.namespaces import listening
 from tests.net.town import Place, Town
 from tests.toolstack.stage import SECONDS
 from xenfs.xenbus import Device
@@ -149,3 +150,16 @@ def test_netback_killed_while_its_card_is_detached_leaves_nothing(town: Town) ->
 
 def reachable(source: Place, target: Place) -> bool:
     return "1 received" in source.run("ping", "-q", "-c", "1", "-W", "5", target.ipv4)
+
+
+@pytest.mark.parametrize("who", ["front", "back"])
+def test_the_network_is_told_where_the_card_is_after_a_driver_died(town: Town, who: str) -> None:
+    guest = town.guest()
+    with listening(town.host.pid, "vif1.0") as heard:
+        end(town.front(1) if who == "front" else town.back(1))
+        said = b""
+        address = bytes(int(part) for part in guest.ipv4.split("."))
+        while said[12:14] != b"\x08\x06" or said[28:32] != address or said[38:42] != address:
+            said = heard.recv(1 << 16)
+    assert said[:6] == b"\xff" * 6
+    until(lambda: connected(town, 1), SECONDS)

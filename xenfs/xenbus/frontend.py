@@ -19,6 +19,8 @@ from xenfs.xenbus.loop import Call, Loop
 from xenfs.xenbus.states import FrontStep
 
 S = XenbusState
+Shared = tuple[memoryview, list[int], list[int]]
+"""Pages of one's own: where they are mapped, their frames, their grants."""
 
 
 class Frontend(End):
@@ -32,6 +34,7 @@ class Frontend(End):
         super().__init__(domain, f"device/{self.CLASS.kind}/{number}", loop=loop, log=log)
         self._device = Device(self.CLASS.kind, domain.domid, number)
         self._connected = False
+        self._kept_rings: dict[str, Shared] = {}
         self._seen: Values = {}
         self.config: Values = {}
 
@@ -173,9 +176,7 @@ class Frontend(End):
 
     # What drivers share.
 
-    def share_pages(
-        self, count: int, *, readonly: bool = False, keep: bool = False
-    ) -> tuple[memoryview, list[int], list[int]]:
+    def share_pages(self, count: int, *, readonly: bool = False, keep: bool = False) -> Shared:
         """Zeroed pages of one's own, mapped one behind the other, and granted to the backend: view, frames, grants.
 
         They go with the connection, or with `keep` as late as with this end.
@@ -189,20 +190,28 @@ class Frontend(End):
         held.callback(memory.end_access, refs, defer=True)
         return region.view, frames, refs
 
-    def share_ring(self, name: str, key: str, layout: RingFormat) -> FrontRing:
-        """A ring of one page that the backend finds by `key`, and everybody as `rings/<device>-<n>-<name>`."""
-        view, frames, refs = self.share_pages(1)
+    def share_ring(self, name: str, key: str, layout: RingFormat, *, keep: bool = False) -> FrontRing:
+        """A ring of one page that the backend finds by `key`, and everybody as `rings/<device>-<n>-<name>`.
+
+        With `keep` the next connection begins it anew in the same page, which takes less time.
+        """
+        shared = self._kept_rings.get(name)
+        if shared is None:
+            shared = self.share_pages(1, keep=keep)
+            self.name_page(name, shared[1][0], keep=keep)
+            if keep:
+                self._kept_rings[name] = shared
+        view, _, refs = shared
         ring = FrontRing(view[:PAGE_SIZE], layout, name=f"{self._device} {name}")
         self.held.callback(ring.release)
-        self.name_page(name, frames[0])
         self.mine[key] = str(refs[0])
         return ring
 
-    def name_page(self, name: str, frame: int) -> None:
+    def name_page(self, name: str, frame: int, *, keep: bool = False) -> None:
         """Show a page under rings/."""
         full = f"{self._device.ring_prefix}-{name}"
         self.memory.name_ring(full, frame)
-        self.held.callback(self.memory.unname_ring, full)
+        (self.kept if keep else self.held).callback(self.memory.unname_ring, full)
 
     def share_channel(self, key: str, call: Call) -> Channel:
         """An event channel that the backend finds by `key`; `call` when it rings."""
