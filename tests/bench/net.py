@@ -14,7 +14,8 @@ from statistics import median
 from xl.supervisor import GOOD
 
 from tests.bench.figure import Figure
-from tests.bench.wires import ROOT, Forwarder, Route, Veth, Wire, Xennet, cpu_seconds, inside, iperf, run
+from tests.bench.wires import ROOT, Forwarder, Route, Veth, Wire, Xennet, cpu_seconds, measure
+from tests.net.namespaces import inside, run
 from xenfs.xenbus import Device
 
 ROUNDS = 3
@@ -24,17 +25,17 @@ Measure = Callable[[Route], float]
 
 def tcp(route: Route) -> float:
     """Gbit/s towards the server."""
-    return float(iperf(route, "-O", "1", seconds=2)["sum_received"]["bits_per_second"]) / 1e9
+    return float(measure(route, "-O", "1", seconds=2)["sum_received"]["bits_per_second"]) / 1e9
 
 
 def tcp_back(route: Route) -> float:
     """Gbit/s from the server."""
-    return float(iperf(route, "-R", "-O", "1", seconds=2)["sum_received"]["bits_per_second"]) / 1e9
+    return float(measure(route, "-R", "-O", "1", seconds=2)["sum_received"]["bits_per_second"]) / 1e9
 
 
 def small(route: Route) -> float:
     """UDP frames of 64 bytes that arrive, a second."""
-    said = iperf(route, "-u", "-b", "0", "-l", "18", seconds=2)["sum"]
+    said = measure(route, "-u", "-b", "0", "-l", "18", seconds=2)["sum"]
     return float(said["packets"] - said["lost_packets"]) / float(said["seconds"])
 
 
@@ -46,12 +47,12 @@ def ping(route: Route) -> float:
     return float(found[1])
 
 
-def alternate(wires: list[Wire], measure: Measure, route: Callable[[Wire], Route]) -> dict[str, float]:
+def alternate(wires: list[Wire], take: Measure, route: Callable[[Wire], Route]) -> dict[str, float]:
     """The median of each, taken in turns."""
     found: dict[str, list[float]] = {wire.name: [] for wire in wires}
     for _ in range(ROUNDS):
         for wire in wires:
-            found[wire.name].append(measure(route(wire)))
+            found[wire.name].append(take(route(wire)))
     return {name: median(values) for name, values in found.items()}
 
 
@@ -76,16 +77,16 @@ CASES: list[tuple[str, Measure, Callable[[Wire], Route], float | None]] = [
 
 def small_back(route: Route) -> float:
     """UDP frames of 64 bytes that arrive at the client, a second."""
-    said = iperf(route, "-u", "-b", "0", "-l", "18", "-R", seconds=2)["sum"]
+    said = measure(route, "-u", "-b", "0", "-l", "18", "-R", seconds=2)["sum"]
     return float(said["packets"] - said["lost_packets"]) / float(said["seconds"])
 
 
 def throughput(wires: list[Wire]) -> Iterator[Figure]:
     """Rates, as ratios."""
-    for what, measure, route, least in CASES:
-        found = alternate(wires, measure, route)
+    for what, take, route, least in CASES:
+        found = alternate(wires, take, route)
         ours, forwarder, veth = (found[name] for name in ("xennet", "forwarder", "veth"))
-        large = measure in (tcp, tcp_back)
+        large = take in (tcp, tcp_back)
         yield Figure(what, ours, "Gbit/s" if large else "packets/s")
         ratio = ours / forwarder
         yield Figure(f"{what} / forwarder", ratio, "", *((">= 0.8", ratio >= 0.8) if large else (None, None)))
@@ -106,9 +107,9 @@ def effort(wire: Xennet) -> Iterator[Figure]:
     """CPU of each process for a Gbit, both ways."""
     wire.find_workers()
     workers = {name: pids[0] for name, pids in wire.workers.items() if name.endswith("1")}
-    for what, measure in (("guest to host", tcp), ("host to guest", tcp_back)):
+    for what, take in (("guest to host", tcp), ("host to guest", tcp_back)):
         before = {name: cpu_seconds(pid) for name, pid in workers.items()}
-        gbits = measure(wire.to_host) * 3
+        gbits = take(wire.to_host) * 3
         for name, pid in workers.items():
             yield Figure(f"CPU of {name[:-2]}, {what}", (cpu_seconds(pid) - before[name]) / gbits, "s/Gbit")
 

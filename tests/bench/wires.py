@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from abc import ABC, abstractmethod
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xl import kinds, spec
 
+from tests.net.namespaces import inside, namespace, run
+from tests.net.town import Place, iperf
 from tests.toolstack.stage import Stage
 from xenfs.xenbus import Device
 
 TICKS = os.sysconf("SC_CLK_TCK")
 ROOT = Path(__file__).parents[2]
-
-
-def inside(pid: int, *words: str) -> list[str]:
-    """A command in a process's network namespace."""
-    return ["nsenter", "-t", str(pid), "-n", *words]
-
-
-def run(pid: int, *words: str) -> str:
-    """Run it there; its output."""
-    return subprocess.run(inside(pid, *words), check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 def cpu_seconds(pid: int) -> float:
@@ -85,14 +76,7 @@ class Wire(ABC):
         subprocess.run(inside(guest, *words), check=True, capture_output=True, timeout=30)
 
     def namespace(self) -> int:
-        script = "ip link set lo up && echo ok && exec sleep infinity"
-        process = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdout=subprocess.PIPE)
-        self.held.callback(process.wait)
-        self.held.callback(process.kill)
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ok\n"
-        self.held.callback(process.stdout.close)
-        return process.pid
+        return self.held.enter_context(namespace())
 
     @abstractmethod
     def build(self) -> None:
@@ -182,20 +166,7 @@ class Xennet(Wire):
         return self.stage.pids(f"backend/vif/{number}")
 
 
-def iperf(path: Route, *words: str, seconds: float = 2.0) -> dict[str, Any]:
+def measure(route: Route, *words: str, seconds: int = 2) -> dict[str, Any]:
     """One iperf3 run; what it says at its end."""
-    server = subprocess.Popen(
-        inside(path.server, "iperf3", "-s", "-1", "--forceflush"), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        assert server.stdout is not None
-        while b"listening" not in server.stdout.readline():
-            pass
-        client = ("iperf3", "-c", path.address, "-t", f"{seconds:.0f}", "-J", *words)
-        said = json.loads(run(path.client, *client))
-        assert isinstance(said["end"], dict)
-        return said["end"]
-    finally:
-        with suppress(OSError):
-            server.kill()
-        server.communicate()
+    here, there = (Place(pid, route.address, "") for pid in (route.client, route.server))
+    return iperf(there, here, route.address, *words, seconds=seconds)

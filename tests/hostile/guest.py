@@ -16,11 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 from xl import kinds, spec
 
 from tests.mounted.mount import until
 from tests.net.frames import UDP, ether, ipv4, udp
-from tests.net.namespaces import inside, listening, namespace, run
+from tests.net.namespaces import inside, listening, namespace, need_network, run
 from xenfs.abi.netif import CTRL, MAPPING, RX, TX, CtrlType, TxFlag
 from xenfs.abi.stats import Stats
 from xenfs.abi.xen import PAGE_SIZE
@@ -269,3 +270,26 @@ class Guest:
 
     def until_counted(self, name: str, least: int) -> None:
         until(lambda: getattr(self.stats(), name) >= least, SECONDS)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    need_network()
+    with ExitStack() as held:
+        made = Host(tmp_path_factory.mktemp("host"), held)
+        yield made
+        until(lambda: not made.held(), SECONDS)
+        assert made.mount.rest()
+
+
+@pytest.fixture
+def patient(host: Host) -> Iterator[Guest]:
+    """A guest whose backend offers."""
+    with host.guest() as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest(patient: Guest) -> Guest:
+    """Connected."""
+    return patient.connect()
