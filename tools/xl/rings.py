@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from xenecho import LAYOUT
 
-from xenfs.abi.netif import RX, TX
+from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.abi.ring import ENTRIES, HEADER, RingFormat, u32
 from xenfs.abi.xen import PAGE_SIZE
 
 _FIELDS = {
     "tx": (("gref", "offset", "flags", "id", "size"), ("id", "status")),
     "rx": (("id", "gref"), ("id", "offset", "flags", "status")),
+    "ctrl": (("id", "type", "data0", "data1", "data2"), ("id", "type", "status", "data")),
     "echo": (("id", "number"), ("id", "number")),
 }
 
@@ -34,6 +35,8 @@ def layout(name: str) -> Layout | None:
         return Layout(TX, *_FIELDS["tx"])
     if re.fullmatch(r"vif-\d+-rx", name):
         return Layout(RX, *_FIELDS["rx"])
+    if re.fullmatch(r"vif-\d+-ctrl", name):
+        return Layout(CTRL, *_FIELDS["ctrl"])
     if re.fullmatch(r"echo-\d+-ring", name):
         return Layout(LAYOUT, *_FIELDS["echo"])
     return None

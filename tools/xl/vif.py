@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from xennet.mac import random_mac
 from xennet.rate import parse_rate
+from xennet.sources import networks
 
 from xenfs.commands.failure import Unable
 from xenfs.xenbus import Device
@@ -30,11 +31,16 @@ def parse(text: str, domid: int, number: int, lookup: Domid) -> DeviceSpec:
     mac = _mac(said.get("mac", ""), text)
     script = said.get("script") or "vif-bridge"
     bridge = said.get("bridge") or ("xenbr0" if script == "vif-bridge" else "")
+    for name in ("bridge", "vifname", "gatewaydev"):
+        _interface(said, name, text)
+    _addresses(said.get("ip", ""), text)
     number = _number(said, "devid", text, number, 0, 1 << 16)
     mtu = _number(said, "mtu", text, 1500, 68, 65535)
     rx, trusted = said.get("rx", ""), said.get("trusted", "1")
     if rx not in ("", "flip", "copy") or trusted not in ("0", "1"):
         raise Unable(f"vif {text!r}: rx is flip or copy, and trusted 0 or 1")
+    if rx == "flip":
+        raise Unable(f"vif {text!r}: rx=flip: receiving by page flipping is not there yet")
     device = Device("vif", domid, number, lookup(said["backend"]) if said.get("backend") else 0)
     back = {
         "frontend-id": str(domid),
@@ -73,6 +79,21 @@ def _mac(word: str, text: str) -> str:
     if not re.fullmatch("[0-9a-f]{2}(:[0-9a-f]{2}){5}", found) or int(found[:2], 16) & 1:
         raise Unable(f"vif {text!r}: mac is six bytes in hexadecimal with colons, and no group address")
     return found
+
+
+def _interface(said: dict[str, str], name: str, text: str) -> None:
+    word = said.get(name, "")
+    if word and not re.fullmatch(r"[!-.0-~]{1,15}", word):
+        raise Unable(
+            f"vif {text!r}: {name} is the name of an interface, of 15 characters at most, without / and blanks"
+        )
+
+
+def _addresses(words: str, text: str) -> None:
+    try:
+        networks(words.split())
+    except ValueError as error:
+        raise Unable(f"vif {text!r}: ip: {error}") from None
 
 
 def _rate(word: str, text: str) -> tuple[int, int]:
