@@ -42,7 +42,7 @@ class NetBack(Backend):
     receive: Receive | None = None
     counters: Counters
     _capture: Capture | None = None
-    _looking = False
+    _looking = _counted = False
 
     def offer(self) -> Mapping[str, object]:
         """The features, in the order in which Linux writes them."""
@@ -64,8 +64,10 @@ class NetBack(Backend):
         fd = kept.inherited(name)
         self.tap = self._plug_in(name) if fd is None else Tap.adopt(name, fd)
         self.cable = Cable(self.tap, self.loop, plugged=fd is not None)
-        self.counters = Counters(role=1, loop=self.loop)
-        self.counters.share(self.memory, f"vif-{self.device.domid}-{self.device.id}-stats")
+        if not self._counted:
+            self._counted = True
+            self.counters = Counters(role=1, loop=self.loop)
+            self.counters.share(self.memory, f"vif-{self.device.domid}-{self.device.id}-stats")
         return {}
 
     def _plug_in(self, name: str) -> Tap:
@@ -228,6 +230,9 @@ class NetBack(Backend):
         self.transmit = self.receive = None
         self._looking = False
         super().release()
+        if self.tap is not None and not self.tap.alive:
+            self.remove()
+            self._ready = False  # another is made when the device is offered again
 
     def remove(self) -> None:
         """The interface goes with its file."""

@@ -33,6 +33,7 @@ class NetFront(Frontend):
     receive: GuestReceive
     counters: Counters
     _pages: tuple[Shared, Shared] | None = None
+    _counted = False
 
     def publish(self, their: Values) -> None:
         """Share two rings, the pages of both directions, and a channel for each."""
@@ -74,6 +75,8 @@ class NetFront(Frontend):
             self.tap.keep(True)
             self.cable = Cable(self.tap, self.loop)
             links.set_up(self.tap.name, mac=str(self.config["mac"]), mtu=int(self.config["mtu"]))
+        if not self._counted:
+            self._counted = True
             self.counters = Counters(role=0, loop=self.loop)
             self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
         large = bool(their["feature-sg"])
@@ -125,6 +128,9 @@ class NetFront(Frontend):
         """See End."""
         self._ready = False
         super().release()
+        if self.tap is not None and not self.tap.alive:
+            self.tap.close()  # somebody has deleted it: another is made for the next connection
+            self.tap = None
 
 
 if __name__ == "__main__":

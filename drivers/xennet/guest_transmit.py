@@ -18,6 +18,7 @@ from xenfs.xenbus.loop import Gate
 from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, tx_said
 from xennet.outstanding import InactiveError, Outstanding
+from xennet.tap import unread
 
 _LARGEST = 17
 """Pages of the largest packet: 65535 bytes of IP and the Ethernet header."""
@@ -57,7 +58,8 @@ class GuestTransmit:
     @large.setter
     def large(self, large: bool) -> None:
         self._largest = _LARGEST if large else 1
-        self._rooms = [[self._header, *self._from(head, self._largest)] for head in range(self._count)]
+        spill = () if large else (bytearray(1),)  # a TAP cuts off what does not fit, and does not say so
+        self._rooms = [[self._header, *self._from(head, self._largest), *spill] for head in range(self._count)]
 
     def _from(self, head: int, pages: int) -> list[memoryview]:
         """So many pages of the circle."""
@@ -107,11 +109,18 @@ class GuestTransmit:
                     if not self._room():
                         self.gate.shut()
                         return
-                data = self._slots(os.readv(fd, self._rooms[self._head]) - VNET_SIZE)
+                size = os.readv(fd, self._rooms[self._head]) - VNET_SIZE
+                if size > largest * PAGE_SIZE:
+                    self._counters.drop_other += 1
+                    continue
+                data = self._slots(size)
                 queued.append(data)
                 slots += len(data) // TX.request.size
         except BlockingIOError:
             pass
+        except OSError as error:
+            unread(error)
+            self._counters.drop_other += 1
         self._push(queued)
 
     def _slots(self, size: int) -> bytes:

@@ -19,6 +19,7 @@ from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, rx_said
 from xennet.pages import Pages
 from xennet.posted import Posted
+from xennet.tap import unread
 from xennet.transmit import Capture
 
 _LARGEST = 17
@@ -41,6 +42,7 @@ class Receive:
         self._ring, self._channel, self._pages, self._fd, self._counters = ring, channel, pages, fd, counters
         self._posted = Posted(ring.slots, pages)
         self._header = bytearray(VNET_SIZE)
+        self._spill = bytearray(1)
         self._room = memoryview(bytearray(_LARGEST * PAGE_SIZE))
         self._held: tuple[int, int, int, int] | None = None
         """A packet that lies in `_room`, for which there were too few pages: size, flags, GSO type and size."""
@@ -140,8 +142,14 @@ class Receive:
         try:
             if views is None:
                 return self._by_hand()
-            size = os.readv(self._fd, [self._header, *views]) - VNET_SIZE
+            size = os.readv(self._fd, [self._header, *views, self._spill]) - VNET_SIZE
         except BlockingIOError:
+            return b""
+        except OSError as error:
+            unread(error)
+            self._counters.drop_other += 1
+            return b""
+        if self._too_large(size):
             return b""
         flags, kind, segment = rx_said(self._header)
         self._count(views, size)
@@ -149,10 +157,19 @@ class Receive:
             self._close_gap(-(-size // PAGE_SIZE))
         return self._answer(size, flags, kind, segment)
 
+    def _too_large(self, size: int) -> bool:
+        """Whether a packet does not fit what the guest takes, and is lost. A TAP cuts it off, and does not say so."""
+        if size <= (_LARGEST if self.slots > 1 else 1) * PAGE_SIZE:
+            return False
+        self._counters.drop_other += 1
+        return True
+
     def _by_hand(self) -> bytes:
         """Where the guest's pages are not kept mapped, or few: read elsewhere, map what the packet needs, and copy."""
         if self._held is None:
             size = os.readv(self._fd, [self._header, self._room]) - VNET_SIZE
+            if self._too_large(size):
+                return b""
             flags, kind, segment = rx_said(self._header)
             self._held = size, flags, kind, segment
         size, flags, kind, segment = self._held

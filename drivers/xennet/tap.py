@@ -11,9 +11,19 @@ from contextlib import suppress
 from xenfs.xenbus import LocalDeviceError
 
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOFFLOAD, _TUNSETCARRIER = 0x400454CA, 0x400454CB, 0x400454D0, 0x400454E2
+_TUNGETIFF = 0x800454D2
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 TUN_F_CSUM, TUN_F_TSO4, TUN_F_TSO6, TUN_F_TSO_ECN = 1, 2, 4, 8
 NAME_MAX = 15
+
+
+def unread(error: OSError) -> None:
+    """What became of a packet that could not be read from a TAP: one that did not fit is lost, and that is all.
+
+    Raises LocalDeviceError when the TAP is no more.
+    """
+    if error.errno not in (errno.EFAULT, errno.EINVAL):
+        raise LocalDeviceError(f"the TAP: {error.strerror}", error.errno or errno.EIO) from error
 
 
 class Tap:
@@ -53,6 +63,15 @@ class Tap:
         """Plug the cable in, or pull it. A kernel that cannot (before 5.0) leaves it in."""
         with suppress(OSError):
             fcntl.ioctl(self.fd, _TUNSETCARRIER, struct.pack("i", on))
+
+    @property
+    def alive(self) -> bool:
+        """Whether the interface is still there: anybody with the right to may delete it."""
+        try:
+            fcntl.ioctl(self.fd, _TUNGETIFF, bytes(40))
+        except OSError:
+            return False
+        return True
 
     def keep(self, on: bool) -> None:
         """Whether the interface is to outlive its file, with its addresses and routes."""

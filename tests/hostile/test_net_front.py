@@ -9,7 +9,7 @@ import pytest
 
 from tests.hostile.backend import SECONDS, Back, Machine
 from tests.mounted.mount import until
-from tests.net.namespaces import listening, need_network
+from tests.net.namespaces import listening, need_network, run
 from xenfs.abi.netif import GSO, RX, RxFlag
 from xenfs.abi.xenbus import XenbusState as S
 from xenfs.ring import Entry
@@ -199,6 +199,16 @@ def test_r11_a_backend_that_never_answers_stops_the_guest_at_its_ring(back: Back
 def test_x18_a_malformed_feature_is_named(early: Back, name: str, value: str) -> None:
     early.offer(**{name: value})
     early.until_stopped(name)
+
+
+def test_a_packet_too_large_for_a_backend_of_one_slot_is_lost_and_the_next_is_not(early: Back) -> None:
+    back = early.connect(feature_sg="0", feature_split_event_channels="1")
+    run(back.space, "ip", "link", "set", "eth0", "mtu", "9000")
+    with listening(back.space, "eth0") as heard:
+        heard.send(FRAME + bytes(8000))
+        until(lambda: back.stats().drop_other == 1, SECONDS)
+        assert back.until_sent(heard, FRAME)[4] < 1000, "nothing that was cut off"
+    assert back.state() is S.Connected
 
 
 def test_a_backend_that_cannot_copy_is_refused(early: Back) -> None:

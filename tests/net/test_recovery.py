@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -163,3 +164,22 @@ def test_the_network_is_told_where_the_card_is_after_a_driver_died(town: Town, w
             said = heard.recv(1 << 16)
     assert said[:6] == b"\xff" * 6
     until(lambda: connected(town, 1), SECONDS)
+
+
+@pytest.mark.parametrize("which", ["host", "guest"])
+def test_an_interface_that_somebody_deletes_is_made_anew(town: Town, which: str) -> None:
+    guest = town.guest()
+    place, name = (town.host, "vif1.0") if which == "host" else (guest, "eth0")
+
+    def index() -> str:
+        with suppress(subprocess.CalledProcessError):
+            return place.run("ip", "-o", "link", "show", name).split(":")[0]
+        return ""
+
+    before = index()
+    place.run("ip", "link", "delete", name)
+    until(lambda: index() not in ("", before), SECONDS)
+    until(lambda: connected(town, 1), SECONDS)
+    if which == "guest":
+        town.address(guest)
+    assert reachable(guest, town.host)

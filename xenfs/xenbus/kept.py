@@ -21,10 +21,13 @@ def describe(fd: int, kept: Mapping[str, int]) -> str:
 
 
 def inherited(name: str) -> int | None:
-    """The descriptor of that name that an earlier driver of the device left. It is the caller's now."""
-    for word in os.environ.get(VARIABLE, "").split()[1:]:
+    """The descriptor of that name that an earlier driver of the device left. It is the caller's now, and nobody else's:
+    asked again there is none."""
+    words = os.environ.get(VARIABLE, "").split()
+    for word in words[1:]:
         said, _, number = word.partition("=")
         if said == name:
+            os.environ[VARIABLE] = " ".join(other for other in words if other != word)
             return int(number)
     return None
 
