@@ -7,12 +7,14 @@
 when the batch returns, and carries its own result.
 
 dev/hypercall takes batches by write, and its answers are read; or by an ioctl: its own number with a `BatchAt` that
-says where the batch is, its twin with the batch itself.
+says where the batch is, its twin with the batch itself. Batches of several operations may lie one behind the other.
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated
 
 from xenfs.abi.ioctl import Ioctl
@@ -63,3 +65,19 @@ BATCH = Ioctl("IOCTL_XENFS_BATCH", "X", 0, 16)
 def element_size(request: type[Wire]) -> int:
     """Bytes of one element."""
     return ElementHeader.layout.size + (request.layout.size + 7) // 8 * 8
+
+
+def element_codec(request: type[Wire]) -> struct.Struct:
+    """A whole element: result, zero, the request's fields, and what pads it."""
+    return _element_codec(ElementHeader.layout.codec.format, request.layout.codec.format, element_size(request))
+
+
+def fields_codec(request: type[Wire]) -> struct.Struct:
+    """A whole element of which only the request's fields are of interest; the result is 0."""
+    return _element_codec(f"<{ElementHeader.layout.size}x", request.layout.codec.format, element_size(request))
+
+
+@cache
+def _element_codec(head: str, fields: str, size: int) -> struct.Struct:
+    whole = head + fields[1:]
+    return struct.Struct(f"{whole}{size - struct.calcsize(whole)}x")

@@ -13,8 +13,11 @@ compares every size and offset with the installed headers.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, astuple, dataclass, fields
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import partial
+from operator import attrgetter
 from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_type_hints
 
 Buffer = bytes | bytearray | memoryview
@@ -131,6 +134,11 @@ class Layout:
     size: int
     codec: struct.Struct
     has_text: bool
+    names: tuple[str, ...]
+    row: Callable[[Iterable[Any]], Any]
+    """A plain tuple of fields, with their names: as a value of the struct, made faster, and of nothing checked."""
+    values: Callable[[Any], tuple[Any, ...]]
+    """Every field of a value of the struct, in order."""
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.fields)
@@ -148,22 +156,37 @@ class Wire:
         layout = cls.layout
         if not 0 <= offset <= len(data) - layout.size:
             raise FieldError(cls.__name__, "data", len(data), f"at least {offset}+{layout.size} bytes")
-        values: dict[str, Any] = {}
-        for field, value in zip(layout.fields, layout.codec.unpack_from(data, offset), strict=True):
-            if isinstance(field.kind, Chars):
-                value = value.split(b"\0", 1)[0].decode("latin-1")
-                field.check(cls.__name__, value)
-            values[field.name] = value
+        return cls.of(layout.codec.unpack_from(data, offset))
+
+    @classmethod
+    def of(cls: type[W], found: Sequence[Any]) -> W:
+        """Of what `layout.codec` unpacked. Raises FieldError when text is not text."""
+        layout = cls.layout
+        values = dict(zip(layout.names, found, strict=True))
+        if layout.has_text:
+            for field in layout.fields:
+                if isinstance(field.kind, Chars):
+                    values[field.name] = text = values[field.name].split(b"\0", 1)[0].decode("latin-1")
+                    field.check(cls.__name__, text)
         return cls(**values)
+
+    def with_results(self: W, results: Mapping[str, Any]) -> W:
+        """The same with other values in some fields, which are not checked."""
+        layout = self.layout
+        values = dict(zip(layout.names, layout.values(self), strict=True))
+        values.update(results)
+        return type(self)(**values)
 
     def emit(self) -> bytes:
         """The bytes, padding zeroed. Raises FieldError when a value does not fit its field."""
         layout = self.layout
         if layout.has_text:
             self.check()  # struct would cut text that is too long
-        values = astuple(self)  # type: ignore[call-overload]
+        values = layout.values(self)
+        if layout.has_text:
+            values = tuple(v.encode("ascii") if isinstance(v, str) else v for v in values)
         try:
-            return layout.codec.pack(*(v.encode("ascii") if isinstance(v, str) else v for v in values))
+            return layout.codec.pack(*values)
         except struct.error:
             self.check()
             raise
@@ -192,6 +215,15 @@ def _field(name: str, hint: object, default: object, cursor: int) -> Field:
     )
 
 
+def _row(name: str, names: Sequence[str]) -> Callable[[Iterable[Any]], Any]:
+    return partial(tuple.__new__, namedtuple(name, names))
+
+
+def _getter(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    get = attrgetter(*names)
+    return get if len(names) > 1 else lambda value: (get(value),)
+
+
 def wire(c_name: str, size: int, *, header: str = "") -> Callable[[type[W]], type[W]]:
     """Work out the layout of a dataclass from its annotations and hold it to `size` bytes.
 
@@ -215,7 +247,10 @@ def wire(c_name: str, size: int, *, header: str = "") -> Callable[[type[W]], typ
             message = f"{cls.__name__}: {codec.size} bytes, {c_name} has {size}"
             raise TypeError(message)
         has_text = any(isinstance(f.kind, Chars) for f in found)
-        cls.layout = Layout(c_name, header, tuple(found), size, codec, has_text)
+        names = tuple(f.name for f in found)
+        cls.layout = Layout(
+            c_name, header, tuple(found), size, codec, has_text, names, _row(cls.__name__, names), _getter(names)
+        )
         return cls
 
     return decorate

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, BindIpi, BindVirq
 from xenfs.abi.wire import Wire
@@ -22,7 +23,7 @@ from xenfs.fs.stream import OpenStream, TracePipe
 from xenfs.fs.work import Work
 from xenfs.fs.xenstore import StoreFiles
 from xenfs.hypervisor import Config, Machine
-from xenfs.hypervisor.errors import NoSuchDomain
+from xenfs.hypervisor.errors import HypercallError, NoSuchDomain
 from xenfs.hypervisor.snapshot import frames_table
 from xenfs.xenstore.homes import Homes
 from xenfs.xenstore.store import Store
@@ -124,6 +125,20 @@ class Filesystem:
         if isinstance(answer, _LIVES):
             self.domains.tell(answer, domain)
         return answer
+
+    def call_rows(
+        self, kind: type[Wire], rows: Sequence[Any], domain: Domain, handle: int
+    ) -> Sequence[Any | HypercallError]:
+        """The same for rows, of a kind that `plain` says yes to: for each the answer, or what it was refused with."""
+        try:
+            return self.machine.call_rows(kind, rows, self.domid(domain), handle)
+        except NoSuchDomain as error:
+            return [error] * len(rows)
+
+    @staticmethod
+    def plain(kind: type[Wire]) -> bool:
+        """Whether calls of this kind may be made as rows: they concern the machine alone, and carry no text."""
+        return not (kind.layout.has_text or issubclass(kind, (*_MAKE_PORT, *_LIVES)))
 
     def open_handle(self, domain: Domain) -> int:
         """A handle of a domain. Raises TooManyHandles, NoSuchDomain."""

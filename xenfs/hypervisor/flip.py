@@ -25,15 +25,16 @@ def accept_transfer(state: State, caller: Caller, request: op.AcceptTransfer) ->
 
 
 def _offer(receiver: Domain, ref: int, sender: Domain) -> Grant:
-    where = f"grant {ref} of {receiver}"
     grant = receiver.grants.get(ref)
     if grant is None or grant.handle.closed or grant.type is not Gtf.accept_transfer:
-        raise GrantRefused(where, "it accepts no transfer")
-    if grant.grantee != sender.domid:
-        raise GrantRefused(where, f"it accepts no transfer from domain {sender.domid}")
-    if grant.frame is not None:
-        raise GrantRefused(where, f"frame {grant.frame.number} has come by it already")
-    return grant
+        why = "it accepts no transfer"
+    elif grant.grantee != sender.domid:
+        why = f"it accepts no transfer from domain {sender.domid}"
+    elif grant.frame is not None:
+        why = f"frame {grant.frame.number} has come by it already"
+    else:
+        return grant
+    raise GrantRefused(f"grant {ref} of {receiver}", why)
 
 
 def transfer(state: State, caller: Caller, request: gt.Transfer) -> dict[str, int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from xenfs.abi.wire import Wire
@@ -12,7 +11,7 @@ from xenfs.hypervisor import lives
 from xenfs.hypervisor.errors import HypercallError, NoSuchHandle, NotPermitted, UnknownOperation
 from xenfs.hypervisor.state import Caller, Config, State
 from xenfs.hypervisor.table import BY_REQUEST, Access, Hypercall
-from xenfs.hypervisor.trace import Failure, Record, Trace
+from xenfs.hypervisor.trace import Calls, Failure, Record, Trace
 from xenfs.hypervisor.world import ByteContents, Contents, EventCounts, Lines
 
 R = TypeVar("R", bound=Wire)
@@ -62,13 +61,58 @@ class Machine:
         self._note(request, domid, handle, world, answer)
         return answer
 
-    def _run(self, row: Hypercall, request: R, domid: int, handle: int, world: bool) -> R:
-        caller = self._caller(domid, handle, world)
+    def call_rows(
+        self, kind: type[Wire], requests: Sequence[Any], domid: int = 0, handle: int = 0
+    ) -> list[Any | HypercallError]:
+        """Make calls of one kind one behind the other: for each its answer, or what it was refused with.
+
+        Requests are rows (`Layout.row`) and answers their values, which makes this several times as fast as `call`.
+        """
+        row = BY_REQUEST[kind]
+        answers: list[Any | HypercallError]
+        try:
+            caller = self._caller(domid, handle, world=False)
+            self._admit(row, domid, world=False)
+        except HypercallError as error:
+            answers = [error] * len(requests)
+        else:
+            answers = self._run_rows(row, caller, requests)
+        kept = [
+            Failure.of(answer, kind.of(request)) if isinstance(answer, HypercallError) else answer
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        self.trace.append(Calls(self.trace.last + 1, self._clock(), domid, handle, kind, requests, kept))
+        return answers
+
+    def _run_rows(self, row: Hypercall, caller: Caller, requests: Sequence[Any]) -> list[Any | HypercallError]:
+        state, handler, places = self.state, row.handler, row.places
+        answers: list[Any | HypercallError] = []
+        for request in requests:
+            try:
+                results = handler(state, caller, request)
+            except HypercallError as error:
+                answers.append(error)
+                continue
+            if places:
+                values = list(request)
+                for at, name in places:
+                    values[at] = results.get(name, 0)
+                answers.append(values)
+            else:
+                answers.append(request)
+        return answers
+
+    @staticmethod
+    def _admit(row: Hypercall, domid: int, world: bool) -> None:
         if not world and row.access is not Access.GUEST and (domid or row.access is Access.WORLD):
             raise NotPermitted(row.name, f"only {row.access.value} may, not domain {domid}")
+
+    def _run(self, row: Hypercall, request: R, domid: int, handle: int, world: bool) -> R:
+        caller = self._caller(domid, handle, world)
+        self._admit(row, domid, world)
         results = row.handler(self.state, caller, request)
         # what the caller left in the fields for results is not a result
-        return replace(request, **{**row.blank, **results}) if row.gives else request  # type: ignore[type-var]
+        return request.with_results({**row.blank, **results}) if row.gives else request
 
     def _caller(self, domid: int, number: int, world: bool) -> Caller:
         domain = self.state.domain(domid)

@@ -42,7 +42,8 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hypercall:
-    """One row. `takes` and `gives` name the request's fields by direction; `blank` are results that say nothing."""
+    """One row. `takes` and `gives` name the request's fields by direction; `blank` are results that say nothing,
+    `places` where results stand among the fields."""
 
     name: str
     number: int
@@ -53,6 +54,7 @@ class Hypercall:
     takes: tuple[str, ...] = field(init=False)
     gives: tuple[str, ...] = field(init=False)
     blank: dict[str, int] = field(init=False, compare=False, repr=False)
+    places: tuple[tuple[int, str], ...] = field(init=False, compare=False, repr=False)
 
     @property
     def doc(self) -> str:
@@ -70,6 +72,7 @@ class Hypercall:
         set_once("takes", tuple(f.name for f in fields if not f.out and not f.name.startswith("pad")))
         set_once("gives", tuple(f.name for f in fields if f.out))
         set_once("blank", dict.fromkeys(self.gives, 0))
+        set_once("places", tuple((at, f.name) for at, f in enumerate(fields) if f.out))
 
 
 _TARGET = (e.NoSuchDomain, e.NotPermitted)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xenfs.abi.wire import Wire
 from xenfs.hypervisor.errors import HypercallError
@@ -32,8 +33,7 @@ class Failure:
         return cls(error.errno_of(), error.status_name if has_status else "", str(error))
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One call. `answer` is the request with its results filled in, or the failure."""
 
     seq: int
@@ -83,25 +83,61 @@ class Record:
         return cls(said["seq"], said["time"], said["domid"], said["handle"], bool(said.get("world")), request, answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Calls of one kind that were made at once, kept as they came: rows, and failures. Records when somebody looks."""
+
+    seq: int
+    time: int
+    domid: int
+    handle: int
+    kind: type[Wire]
+    requests: Sequence[Any]
+    answers: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    def records(self) -> Iterator[Record]:
+        """A record for each."""
+        for number, (request, answer) in enumerate(zip(self.requests, self.answers, strict=True)):
+            said = answer if isinstance(answer, Failure) else self.kind.of(answer)
+            yield Record(self.seq + number, self.time, self.domid, self.handle, False, self.kind.of(request), said)
+
+
 class Trace:
     """The last `room` records. Readers keep their own place by sequence number."""
 
     def __init__(self, room: int) -> None:
         """Begin empty; the first record is number 1."""
-        self._records: deque[Record] = deque(maxlen=room)
+        self._room, self._kept = room, 0
+        self._records: deque[Record | Calls] = deque()
         self.last = 0
 
-    def append(self, record: Record) -> None:
-        """Put in the record, whose number is `last` + 1; the oldest goes when there is no room."""
-        self.last = record.seq
-        self._records.append(record)
+    def append(self, made: Record | Calls) -> None:
+        """Put in what was done, whose first number is `last` + 1; the oldest goes when there is no room."""
+        records, count = self._records, len(made) if isinstance(made, Calls) else 1
+        self.last += count
+        self._kept += count
+        records.append(made)
+        while self._kept > self._room:
+            oldest = records[0]
+            count = len(oldest) if isinstance(oldest, Calls) else 1
+            if self._kept - count < self._room and count > 1:
+                break  # some of it is still wanted
+            self._kept -= count
+            records.popleft()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return min(self._kept, self._room)
 
     def since(self, seq: int) -> tuple[int, list[Record]]:
         """What came after number `seq`: how many of those are lost, and the others in order."""
-        first = self.last - len(self._records) + 1
-        lost = max(0, first - seq - 1)
-        skip = max(0, seq + 1 - first)
-        return lost, [r for i, r in enumerate(self._records) if i >= skip]
+        first = max(seq, self.last - len(self)) + 1
+        found: list[Record] = []
+        for made in reversed(self._records):
+            if found and found[-1].seq <= first:
+                break
+            found += reversed([*made.records()]) if isinstance(made, Calls) else [made]
+        lost = max(0, self.last - len(self) - seq)
+        return lost, [record for record in reversed(found) if record.seq >= first]

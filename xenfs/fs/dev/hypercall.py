@@ -1,9 +1,12 @@
-"""dev/hypercall: any row of the table, in binary, in batches (abi/hypercall.py), by ioctl or by write and read."""
+"""dev/hypercall: any row of the table, in binary, in batches (abi/hypercall.py), by ioctl or by write and read.
+
+Either takes several batches one behind the other, which is Xen's multicall.
+"""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xenfs.abi.hypercall import BATCH, BatchAt
 from xenfs.fs.dev.device import Call, OpenDevice
@@ -13,7 +16,7 @@ from xenfs.hypervisor import binary
 from xenfs.hypervisor.errors import HypercallError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from xenfs.abi.wire import Wire
     from xenfs.fs.dev.directory import Dev
@@ -50,6 +53,9 @@ class OpenHypercall(OpenDevice):
     def _call(self, request: Wire) -> Wire:
         return self.fs.call(request, self.domain, self.handle)
 
+    def _call_rows(self, kind: type[Wire], rows: Sequence[Any]) -> Sequence[Any | HypercallError]:
+        return self.fs.call_rows(kind, rows, self.domain, self.handle)
+
     def _ioctl(self, asked: Asked, _request: None) -> Steps:
         at, size = 0, asked.inline
         if size is None:
@@ -61,7 +67,7 @@ class OpenHypercall(OpenDevice):
         else:
             batch = yield from asked.read(0, size)
         yield Turn(self.dev.turns)
-        answer = self._answer(batch)
+        answer = b"".join(self._answer(one) for one in binary.split(batch))
         if asked.inline is None:
             yield OnThread(lambda: None)  # behind what the calls have caused
             yield from asked.store(at, answer)
@@ -70,7 +76,10 @@ class OpenHypercall(OpenDevice):
         return 0
 
     def _answer(self, batch: bytes) -> bytes:
-        answer = binary.run(batch, self._call)
+        if self.fs.plain(binary.kind(batch)):
+            answer = binary.run_rows(batch, self._call_rows)
+        else:
+            answer = binary.run(batch, self._call)
         self.dev.turns.owe()
         self.fs.work.then(self.dev.turns.paid)
         return answer
