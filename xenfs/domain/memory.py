@@ -91,6 +91,30 @@ class Memory(Protocol):
     def decrease_reservation(self, frames: Sequence[int]) -> None:
         """Balloon frames out. EBUSY, EINVAL."""
 
+    def give_flips(
+        self, frames: Sequence[int], domid: int, refs: Sequence[int], more: int = 0
+    ) -> tuple[list[GntStatus], list[int]]:
+        """What one who flips pages does, in one go: `transfer`, then `increase_reservation` by up to `more`.
+
+        A status for each frame, and as many new ones as there are.
+        """
+
+    def take_flips(
+        self, refs: Sequence[int], back: Sequence[int], domid: int, offers: int = 0
+    ) -> tuple[list[int | None], list[int]]:
+        """What one who is flipped pages does, in one go: `decrease_reservation` of the frames `back`, `offers` new
+        offers to a domain (`accept_transfer`), as far as there are entries, then `end_transfer` of `refs`.
+
+        The frames that came, None for a withdrawn offer, and the new references. Raises the first refusal, of `back`
+        before `refs`; the others stand.
+        """
+
+    def read_frames(self, frames: Sequence[int], into: Sequence[memoryview]) -> None:
+        """Read frames of one's own without mapping them, each into its page of memory. EINVAL when one is not."""
+
+    def write_frames(self, frames: Sequence[int], data: memoryview) -> None:
+        """Write them, with pages that lie one behind the other. EINVAL likewise."""
+
     def name_ring(self, name: str, frame: int) -> None:
         """Show a frame under rings/ as `<device>-<n>-<ring>`. EINVAL, EEXIST, EBUSY."""
 

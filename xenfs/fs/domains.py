@@ -22,7 +22,7 @@ from xenfs.abi.xenfs_op import (
 from xenfs.fs.ctl import Ctl
 from xenfs.fs.dev.directory import Dev
 from xenfs.fs.evtchn import Evtchn
-from xenfs.fs.memory import Foreign, Frames, Grants, Rings
+from xenfs.fs.memory import Foreign, Frames, Grants, Mem, Rings
 from xenfs.fs.nodes import Child, Directory, FixedDirectory, Node, TextFile, number
 from xenfs.fs.turns import Turns
 
@@ -69,12 +69,15 @@ class DomainDirectory(FixedDirectory):
             "frames": Frames(fs, domain, self),
             "grants": Grants(fs, domain, self),
             "max_memory": TextFile(fs, fs, lambda: f"{domain.max_frames}\n", set_max_memory),
+            "mem": Mem(fs, domain, self),
             "memory": TextFile(fs, self, lambda: f"{len(domain.frames)}\n", set_memory),
             "name": TextFile(fs, self, lambda: f"{domain.name}\n", rename),
             "rings": Rings(fs, domain, self),
             "state": TextFile(fs, self, lambda: f"{domain.state}\n"),
             "uuid": TextFile(fs, self, lambda: f"{domain.uuid}\n"),
         }
+
+        self.hidden = {"mem"}  # sparse, and huge
 
     def chown(self, uid: int | None, gid: int | None) -> None:
         """Make a user the domain's own. The kernel has checked that it was root who asked."""

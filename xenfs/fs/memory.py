@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from xenfs.abi.grant_table import GntMap, Gtf, MapGrantRef, UnmapGrantRef
-from xenfs.abi.xen import DOMID_SELF
+from xenfs.abi.xen import DOMID_SELF, PAGE_SIZE
 from xenfs.abi.xenfs_op import ReleaseMapping
-from xenfs.fs.nodes import Child, Directory, OpenFile, Owner, TextFile, Way, number
+from xenfs.fs.nodes import Child, Directory, Node, OpenFile, Owner, TextFile, Way, number
 from xenfs.fs.pages import OpenPage, Page
 
 if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
+    from xenfs.fs.request import Request
     from xenfs.hypervisor.state import Domain, Grant
 
 
@@ -54,6 +55,62 @@ class Frames(MemoryDirectory):
         """See Directory."""
         for frame in self.domain.frames:
             yield str(frame), self.fs.pages.ino(frame), stat.S_IFREG
+
+
+class Mem(Node):
+    """mem: the domain's frames as one file, each at its number times 4096, for many at a time without opening any."""
+
+    def __init__(self, fs: Filesystem, domain: Domain, owner: Owner) -> None:
+        """Make the inode."""
+        super().__init__(fs, fs.new_ino(), 0o600, owner)
+        self.domain = domain
+
+    @property
+    def size(self) -> int:
+        """As far as the machine's memory goes."""
+        return self.fs.machine.config.frames * PAGE_SIZE
+
+    def open(self, flags: int) -> OpenFile:
+        """See Node."""
+        del flags
+        return OpenMem(self)
+
+
+class OpenMem(OpenFile):
+    """An open mem. What is read and written must be the domain's own, to the last byte: else ENXIO, and nothing is
+    done."""
+
+    def __init__(self, mem: Mem) -> None:
+        """Nothing is held."""
+        self._mem = mem
+
+    def _frames(self, offset: int, size: int) -> range:
+        """The frames that bytes lie in."""
+        found = range(offset // PAGE_SIZE, -(-(offset + size) // PAGE_SIZE))
+        domain = self._mem.domain
+        if domain.state == "dying" or not all(frame in domain.frames for frame in found):
+            raise OSError(errno.ENXIO, "a frame of another")
+        return found
+
+    def read(self, request: Request, size: int, offset: int, nonblocking: bool) -> None:
+        """See OpenFile."""
+        del nonblocking
+        size = max(0, min(size, self._mem.size - offset))
+        start = offset % PAGE_SIZE
+
+        def answer(data: bytes) -> None:
+            request.data(data[start : start + size] if start or size < len(data) else data)
+
+        self._mem.fs.pages.read(self._frames(offset, size), answer)
+
+    def write(self, request: Request, data: bytes, offset: int) -> None:
+        """See OpenFile."""
+        fs, at, start = self._mem.fs, 0, offset % PAGE_SIZE
+        for frame in self._frames(offset, len(data)):
+            piece = data[at : at + PAGE_SIZE - start]
+            fs.pages.write(frame, start, piece)
+            at, start = at + len(piece), 0
+        fs.work.then(lambda: request.written(len(data)))
 
 
 class Rings(MemoryDirectory):

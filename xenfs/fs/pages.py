@@ -22,7 +22,7 @@ from xenfs.fs import libfuse
 from xenfs.fs.nodes import Node, OpenFile, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from xenfs.fs.filesystem import Filesystem
     from xenfs.fs.request import Request
@@ -129,12 +129,17 @@ class OpenPage(OpenFile):
 
 
 class Pages:
-    """All page inodes of the machine, made when a name is first looked up."""
+    """All page inodes of the machine, made when a name is first looked up.
+
+    A frame that has none, because it was never looked up in this tenure, may still have bytes: those that came by
+    `write`. They are in `_plain`, and change hands without anything to be done.
+    """
 
     def __init__(self, fs: Filesystem) -> None:
         """Begin with none: every frame reads as zeros."""
         self._fs = fs
         self._pages: dict[int, Page] = {}
+        self._plain: dict[int, bytes] = {}
         self._tenures: dict[int, int] = {}
         self._replies: dict[int, tuple[threading.Event, bytearray]] = {}
         self._last_reply = 0
@@ -148,6 +153,7 @@ class Pages:
         page = self._pages.get(frame)
         if page is None:
             page = self._pages[frame] = Page(self._fs, self.ino(frame), frame, owner)
+            page.data = bytearray(self._plain.pop(frame, b""))
         return page
 
     def _end_tenure(self, frame: int) -> Page | None:
@@ -159,6 +165,9 @@ class Pages:
 
     def drop(self, start: int, stop: int) -> None:
         """See Contents."""
+        plain = self._plain
+        for frame in range(start, stop) if stop - start <= len(plain) else [f for f in plain if start <= f < stop]:
+            plain.pop(frame, None)
         few = stop - start <= len(self._pages)
         for frame in list(range(start, stop) if few else self._pages):
             if start <= frame < stop:
@@ -171,11 +180,11 @@ class Pages:
         old = self._end_tenure(frame)
         if old is None:
             return
-        new = self._pages[frame] = Page(self._fs, self.ino(frame), frame, self._fs.frame_owner(frame))
         work = self._fs.work
         if not old.opens and work.idle:
-            new.data = old.data
+            self._plain[frame] = old.content()
             return
+        new = self._pages[frame] = Page(self._fs, self.ino(frame), frame, self._fs.frame_owner(frame))
         new.waiting = []
         work.put(lambda: self._carry(old, new))
         work.then(lambda: self._arrived(new))
@@ -228,6 +237,29 @@ class Pages:
         if arrived is not None and data is not None:
             data += ctypes.string_at(buffers.mem, buffers.size) if buffers.size else b""
             arrived.set()
+
+    def read(self, frames: Sequence[int], then: Callable[[bytes], None]) -> None:
+        """Give the bytes of frames, one behind the other: at once where nobody has them open, else in a while."""
+        pages, plain = self._pages, self._plain
+        if not any(frame in pages for frame in frames):
+            then(b"".join([plain.get(frame, _ZEROS) for frame in frames]))
+            return
+        found = [pages.get(frame) or plain.get(frame, _ZEROS) for frame in frames]
+        here: list[bytes] = []
+        work = self._fs.work
+        work.put(lambda: here.extend(self.current(one) if isinstance(one, Page) else one for one in found))
+        work.then(lambda: then(b"".join(here)))
+
+    def write(self, frame: int, offset: int, data: bytes) -> None:
+        """Change a frame, now or before the next answer."""
+        page = self._pages.get(frame)
+        if page is not None:
+            self._fs.work.put(lambda: self.put(page, offset, data))
+        elif len(data) == PAGE_SIZE:
+            self._plain[frame] = data
+        else:
+            old = self._plain.get(frame, _ZEROS)
+            self._plain[frame] = old[:offset] + data + old[offset + len(data) :]
 
     def _invalidate(self, ino: int) -> None:
         code = libfuse.notify_inval_inode(self._fs.channel, ino, 0, 0)

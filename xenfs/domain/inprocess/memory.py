@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from xenfs.abi.grant_table import Copy, GntCopy, GntMap, GntStatus, MapGrantRef, Transfer, UnmapGrantRef
 from xenfs.abi.wire import Wire
-from xenfs.abi.xen import DOMID_SELF
+from xenfs.abi.xen import DOMID_SELF, PAGE_SIZE
 from xenfs.abi.xenfs_op import (
     AcceptTransfer,
     AllocFrame,
@@ -187,6 +187,38 @@ class InProcessMemory:
     def decrease_reservation(self, frames: Sequence[int]) -> None:
         """See Memory."""
         self._all([DecreaseReservation(frame=frame) for frame in frames])
+
+    def give_flips(
+        self, frames: Sequence[int], domid: int, refs: Sequence[int], more: int = 0
+    ) -> tuple[list[GntStatus], list[int]]:
+        """See Memory."""
+        with self._domain.xen.lock:
+            said = self.transfer(frames, domid, refs)
+            new = self._each_answer([IncreaseReservation()] * more)
+        return said, [answer.frame for answer in new if not isinstance(answer, Refused)]
+
+    def take_flips(
+        self, refs: Sequence[int], back: Sequence[int], domid: int, offers: int = 0
+    ) -> tuple[list[int | None], list[int]]:
+        """See Memory."""
+        with self._domain.xen.lock:
+            given = self._each_answer([DecreaseReservation(frame=frame) for frame in back])
+            offered = self._each_answer([AcceptTransfer(dom=domid)] * offers)
+            ended = self._each_answer([EndTransfer(ref=ref) for ref in refs])
+        _raise_first(answer for answer in (*given, *ended) if isinstance(answer, Refused))
+        frames = [a.frame if a.completed else None for a in ended if not isinstance(a, Refused)]
+        return frames, [a.ref for a in offered if not isinstance(a, Refused)]
+
+    def read_frames(self, frames: Sequence[int], into: Sequence[memoryview]) -> None:
+        """See Memory."""
+        with self.view(frames, readonly=True) as view:
+            for number, page in enumerate(into):
+                page[:] = view[number * PAGE_SIZE : (number + 1) * PAGE_SIZE]
+
+    def write_frames(self, frames: Sequence[int], data: memoryview) -> None:
+        """See Memory."""
+        with self.view(frames) as view:
+            view[:] = data[: len(view)]
 
     def name_ring(self, name: str, frame: int) -> None:
         """See Memory."""

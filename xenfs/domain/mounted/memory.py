@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from xenfs.abi.grant_table import Copy, GntCopy, GntStatus, MapGrantRef, QuerySize, Transfer
 from xenfs.abi.wire import Wire
-from xenfs.abi.xen import DOMID_SELF
+from xenfs.abi.xen import DOMID_SELF, PAGE_SIZE
 from xenfs.abi.xenfs_op import (
     AcceptTransfer,
     AllocFrame,
@@ -33,12 +34,15 @@ from xenfs.domain.mapping import Mapped
 from xenfs.domain.memory import CopySegment
 from xenfs.domain.mounted import text
 from xenfs.domain.mounted.errors import MISSING, refusal
+from xenfs.domain.mounted.multicall import Multicall
 
 if TYPE_CHECKING:
     from xenfs.domain.mounted.xen import MountedDomain
 
 W = TypeVar("W", bound=Wire)
 _ENTRIES_PER_FRAME = 512
+_AT_ONCE = 256
+"""Pages moved by one system call, of the kernel's 1024 pieces at most."""
 _STATUSES = MappingProxyType({errno.EACCES: GntStatus.general_error, errno.ENOSPC: GntStatus.no_space})
 """What opening a grant is refused with has no words for GNTST, which these are."""
 
@@ -111,6 +115,8 @@ class MountedMemory:
         """Begin with nothing mapped."""
         self._domain = domain
         self._regions: set[MountedRegion] = set()
+        self._multicall = Multicall(domain)
+        self._mem = -1
 
     def _each(self, requests: Sequence[W], undo: Callable[[W], Wire]) -> list[W]:
         """All of them, or none and the first refusal."""
@@ -224,6 +230,56 @@ class MountedMemory:
         """See Memory."""
         self._all(self._domain.batch([DecreaseReservation(frame=frame) for frame in frames]))
 
+    def give_flips(
+        self, frames: Sequence[int], domid: int, refs: Sequence[int], more: int = 0
+    ) -> tuple[list[GntStatus], list[int]]:
+        """See Memory."""
+        rows = [(frame, domid, ref, 0) for frame, ref in zip(frames, refs, strict=True)]
+        flipped, new = self._multicall((Transfer, rows), (IncreaseReservation, [(0,)] * more))
+        said = [GntStatus(row[-1]) for row in flipped]
+        return said, [frame for result, frame in new if not result]
+
+    def take_flips(
+        self, refs: Sequence[int], back: Sequence[int], domid: int, offers: int = 0
+    ) -> tuple[list[int | None], list[int]]:
+        """See Memory."""
+        given, offered, ended = self._multicall(
+            (DecreaseReservation, [(frame,) for frame in back]),
+            (AcceptTransfer, [(domid, 0)] * offers),
+            (EndTransfer, [(ref, 0, 0) for ref in refs]),
+        )
+        for name, rows in (("decrease_reservation frame", given), ("end_transfer ref", ended)):
+            for result, number, *_ in rows:
+                if result:
+                    raise Refused(-result, f"{self._domain}: {name}={number}: {os.strerror(-result)}")
+        frames = [frame if completed else None for _, _, completed, frame in ended]
+        return frames, [ref for result, _, ref in offered if not result]
+
+    def read_frames(self, frames: Sequence[int], into: Sequence[memoryview]) -> None:
+        """See Memory."""
+        for first, last in _runs(frames):
+            self._move_bytes(frames[first:last], list(into[first:last]), os.preadv)
+
+    def write_frames(self, frames: Sequence[int], data: memoryview) -> None:
+        """See Memory."""
+        for first, last in _runs(frames):
+            self._move_bytes(frames[first:last], [data[first * PAGE_SIZE : last * PAGE_SIZE]], os.pwritev)
+
+    def _move_bytes(
+        self, run: Sequence[int], views: list[memoryview], move: Callable[[int, list[memoryview], int], int]
+    ) -> None:
+        """Through `mem`, in which frames that follow each other lie one behind the other."""
+        try:
+            if self._mem < 0:
+                self._mem = self._domain.open("mem", os.O_RDWR)
+            if move(self._mem, views, run[0] * PAGE_SIZE) == len(run) * PAGE_SIZE:
+                return
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise refusal(error, f"{self._domain}: mem") from error
+        what = f"frames {run[0]} to {run[-1]}: {self._domain} does not own them all"
+        raise Refused(errno.EINVAL, what, GntStatus.bad_page)
+
     def name_ring(self, name: str, frame: int) -> None:
         """See Memory."""
         self._domain.call(NameRing(name=name, frame=frame))
@@ -236,6 +292,20 @@ class MountedMemory:
         """Unmap every region."""
         for region in list(self._regions):
             region.close()
+        self._multicall.close()
+        fd, self._mem = self._mem, -1
+        if fd >= 0:
+            with suppress(OSError):  # as in Multicall
+                os.close(fd)
+
+
+def _runs(frames: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Which of the frames follow each other, and fit one call: from the first place to behind the last."""
+    first = 0
+    for place in range(1, len(frames) + 1):
+        if place == len(frames) or frames[place] != frames[place - 1] + 1 or place - first == _AT_ONCE:
+            yield first, place
+            first = place
 
 
 def _copy_request(segment: CopySegment) -> Copy:
