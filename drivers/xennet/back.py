@@ -16,6 +16,7 @@ from xennet.cable import Cable
 from xennet.capture import Capture
 from xennet.control import Control
 from xennet.counters import Counters
+from xennet.flip import FlipReceive
 from xennet.mac import parse_mac
 from xennet.pages import Pages
 from xennet.rate import Credit
@@ -39,7 +40,7 @@ class NetBack(Backend):
     tap: Tap | None = None
     cable: Cable
     transmit: Transmit | None = None
-    receive: Receive | None = None
+    receive: Receive | FlipReceive | None = None
     counters: Counters
     _capture: Capture | None = None
     _looking = _counted = False
@@ -52,11 +53,16 @@ class NetBack(Backend):
             "feature-gso-tcpv6": 1,
             "feature-ipv6-csum-offload": 1,
             "feature-rx-copy": 1,
-            "feature-rx-flip": 0,
+            "feature-rx-flip": int(self._flips),
             "feature-split-event-channels": 1,
             "multi-queue-max-queues": 1,
             "feature-ctrl-ring": 1,
         }
+
+    @property
+    def _flips(self) -> bool:
+        """Whether this guest's pages may be flipped: only where its line asks for it."""
+        return self.config["rx"] == "flip"
 
     def hotplug(self) -> Mapping[str, object]:
         """Make the interface, and put it on the bridge; or take over the one of a netback that died."""
@@ -91,7 +97,8 @@ class NetBack(Backend):
     def connect(self, their: Values) -> None:
         """Map the rings, bind the channels, and let packets through."""
         assert self.tap is not None
-        if not their["request-rx-copy"]:
+        flip = not their["request-rx-copy"]
+        if flip and not self._flips:
             raise PeerProtocolError("the frontend does not ask to receive by copy", errno.EOPNOTSUPP)
         self._offload(self.tap, their)
         pages = Pages(self.memory, self.device.domid)
@@ -111,7 +118,12 @@ class NetBack(Backend):
         if self.config["rate"]:
             self.transmit.credit = Credit(*(int(word) for word in str(self.config["rate"]).split(",")))
         self.held.callback(self.transmit.close)
-        self.receive = Receive(rx_ring, rx_channel, pages, self.tap.fd, self.counters)
+        if flip:
+            flips = FlipReceive(rx_ring, rx_channel, self.memory, self.device.domid, self.tap.fd, self.counters)
+            self.held.callback(flips.close)
+            self.receive = flips
+        else:
+            self.receive = Receive(rx_ring, rx_channel, pages, self.tap.fd, self.counters)
         self.receive.gate = self.gate(self.tap.fd, self.receive.work)
         self.receive.later = self._later
         if their["feature-rx-notify"]:

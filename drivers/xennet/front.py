@@ -6,14 +6,16 @@ import errno
 import sys
 
 from xenfs.abi.netif import CTRL, RX, TX
-from xenfs.xenbus import Frontend, PeerProtocolError, main
+from xenfs.domain import Domain
+from xenfs.xenbus import Frontend, Loop, PeerProtocolError, main
 from xenfs.xenbus.classes import VIF
-from xenfs.xenbus.end import Values
+from xenfs.xenbus.end import Log, Values, to_stderr
 from xenfs.xenbus.frontend import Shared
 from xennet import links
 from xennet.cable import Cable
 from xennet.counters import Counters
 from xennet.grants import MappedPages
+from xennet.guest_flip import GuestFlip
 from xennet.guest_receive import GuestReceive
 from xennet.guest_transmit import GuestTransmit
 from xennet.mac import parse_mac
@@ -32,12 +34,17 @@ class NetFront(Frontend):
     transmit: GuestTransmit
     receive: GuestReceive
     counters: Counters
-    _pages: tuple[Shared, Shared] | None = None
     _counted = False
+
+    def __init__(self, domain: Domain, number: int, *, loop: Loop | None = None, log: Log = to_stderr) -> None:
+        """See Frontend."""
+        super().__init__(domain, number, loop=loop, log=log)
+        self._kept_pages: dict[str, Shared] = {}
 
     def publish(self, their: Values) -> None:
         """Share two rings, the pages of both directions, and a channel for each."""
-        if not their["feature-rx-copy"]:
+        flip = self.config["rx"] == "flip" and bool(their["feature-rx-flip"])
+        if not flip and not their["feature-rx-copy"]:
             raise PeerProtocolError("the backend cannot receive by copy", errno.EOPNOTSUPP)
         tap = self._plug(their)
         self._ready = False
@@ -49,24 +56,39 @@ class NetFront(Frontend):
             rx_channel = self.share_channel("event-channel-rx", self._rx_event)
         else:
             tx_channel = rx_channel = self.share_channel("event-channel", self._both)
-        if self._pages is None:  # the next backend of the domain may have the same ones
-            self._pages = self.share_pages(PAGES, readonly=True, keep=True), self.share_pages(PAGES, keep=True)
-        (sent, _, sent_refs), (got, _, got_refs) = self._pages
+        sent, _, sent_refs = self._pages("sent", readonly=True)
         self.transmit = GuestTransmit(tx_ring, tx_channel, sent, sent_refs, tap.fd, self.counters)
         self.transmit.gate = self.gate(tap.fd, self.transmit.work)
-        self.receive = GuestReceive(rx_ring, rx_channel, got, got_refs, tap.fd, self.counters)
         self.transmit.large = bool(their["feature-sg"])
+        mapped = [(sent_refs, True)]
+        if flip:
+            flips = GuestFlip(
+                rx_ring, rx_channel, self.memory, self.device.backend_domid, tap.fd, self.counters, large=True
+            )
+            self.held.callback(flips.close)
+            self.receive = flips
+        else:
+            got, _, got_refs = self._pages("got", readonly=False)
+            self.receive = GuestReceive(rx_ring, rx_channel, got, got_refs, tap.fd, self.counters)
+            mapped.insert(0, (got_refs, False))
         self.receive.post()
         if their["feature-ctrl-ring"]:
             ring = self.share_ring("ctrl", "ctrl-ring-ref", CTRL, keep=True)
             channel = self.share_channel("event-channel-ctrl", lambda: self.mapped.work())
-            self.mapped = MappedPages(ring, channel, self, [(got_refs, False), (sent_refs, True)])
-        for name in ("request-rx-copy", "feature-rx-notify", "feature-sg"):
+            self.mapped = MappedPages(ring, channel, self, mapped)
+        self.mine["request-rx-copy"] = "0" if flip else "1"
+        for name in ("feature-rx-notify", "feature-sg"):
             self.mine[name] = "1"
         for name in ("feature-gso-tcpv4", "feature-gso-tcpv6", "feature-ipv6-csum-offload"):
             self.mine[name] = "1"
         if self.counters.reconnects:
             self.transmit.gate.open()  # what waits in the TAP is in the ring when the backend comes to it
+
+    def _pages(self, name: str, *, readonly: bool) -> Shared:
+        """The pages of a direction, which the next backend of the domain may have as well."""
+        if name not in self._kept_pages:
+            self._kept_pages[name] = self.share_pages(PAGES, readonly=readonly, keep=True)
+        return self._kept_pages[name]
 
     def _plug(self, their: Values) -> Tap:
         """The interface, made or taken over from a frontend that died."""

@@ -22,7 +22,7 @@ from xennet.posted import Posted
 from xennet.tap import unread
 from xennet.transmit import Capture
 
-_LARGEST = 17
+LARGEST = 17
 """Pages of the largest packet: 65535 bytes of IP and the Ethernet header."""
 _TURN = 64
 """Packets read before other things get their turn."""
@@ -32,6 +32,7 @@ _MAKE_DO_SECONDS = 0.03
 _MORE, _EXTRA = int(RxFlag.more_data), int(RxFlag.extra_info)
 _ERROR = -1
 _PACK = RX.response.pack
+Later = Callable[[float, Callable[[], None]], None]
 
 
 class Receive:
@@ -43,12 +44,12 @@ class Receive:
         self._posted = Posted(ring.slots, pages)
         self._header = bytearray(VNET_SIZE)
         self._spill = bytearray(1)
-        self._room = memoryview(bytearray(_LARGEST * PAGE_SIZE))
+        self._room = memoryview(bytearray(LARGEST * PAGE_SIZE))
         self._held: tuple[int, int, int, int] | None = None
         """A packet that lies in `_room`, for which there were too few pages: size, flags, GSO type and size."""
         self._generous = False
         """Whether the guest posts pages enough for any packet, so that they are worth waiting for."""
-        self.slots = _LARGEST + 1
+        self.slots = LARGEST + 1
         """Requests that the largest packet takes: 1 for a guest without scatter and gather."""
         self.capture: Capture | None = None
         self.gate: Gate | None = None
@@ -56,7 +57,7 @@ class Receive:
         """Called when there are too few pages for a packet."""
         self.fed: Callable[[], None] = lambda: None
         """Called when there are enough again."""
-        self.later: Callable[[float, Callable[[], None]], None] = lambda _seconds, _call: None
+        self.later: Later = lambda _seconds, _call: None
         """Has something called after some seconds, if the connection is still there."""
 
     def posted(self) -> None:
@@ -159,7 +160,7 @@ class Receive:
 
     def _too_large(self, size: int) -> bool:
         """Whether a packet does not fit what the guest takes, and is lost. A TAP cuts it off, and does not say so."""
-        if size <= (_LARGEST if self.slots > 1 else 1) * PAGE_SIZE:
+        if size <= (LARGEST if self.slots > 1 else 1) * PAGE_SIZE:
             return False
         self._counters.drop_other += 1
         return True

@@ -39,8 +39,6 @@ def parse(text: str, domid: int, number: int, lookup: Domid) -> DeviceSpec:
     rx, trusted = said.get("rx", ""), said.get("trusted", "1")
     if rx not in ("", "flip", "copy") or trusted not in ("0", "1"):
         raise Unable(f"vif {text!r}: rx is flip or copy, and trusted 0 or 1")
-    if rx == "flip":
-        raise Unable(f"vif {text!r}: rx=flip: receiving by page flipping is not there yet")
     device = Device("vif", domid, number, lookup(said["backend"]) if said.get("backend") else 0)
     back = {
         "frontend-id": str(domid),
