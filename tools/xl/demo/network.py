@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,19 +89,59 @@ def summary(show: Show) -> None:
     show.console.print(table)
 
 
+def _flipping(show: Show, mebibytes: int) -> None:
+    """The same transfer with pages that change hands, and whose they are."""
+    show.title("receive by page flipping: the page with the packet becomes the guest's")
+    before = show.owned()
+    show.run("xenfs", "network-detach", "beta", "0")
+    show.run("xenfs", "network-attach", "beta", "mac=00:16:3e:00:00:02,bridge=xenbr0,rx=flip")
+    setup = "ip address add 10.40.0.2/24 dev eth0; ip link set eth0 up"
+    show.run("xenfs", "exec", "beta", "--", "sh", "-c", setup)
+    show.say("netfront has given pages back to the hypervisor, and offers to take others (in flight):")
+    show.typed("cat $XEN/hypervisor/frames")
+    show.printed(Path(show.point, "hypervisor/frames").read_text())
+    _while_it_goes_on(show, mebibytes)
+    show.say("\neach page that came, as the hypervisor saw it:")
+    show.typed("grep -E 'transfer' $XEN/hypervisor/trace | tail -3")
+    lines = Path(show.point, "hypervisor/trace").read_text().splitlines()
+    show.printed("\n".join([line for line in lines if "transfer" in line][-3:]))
+    flipped = show.stats(GUESTS["beta"], "vif-0-stats").pages_flipped
+    show.say(
+        f"{flipped:,} pages have changed hands; now the card is taken away again, and the counts are where they were"
+    )
+    show.run("xenfs", "network-detach", "beta", "0")
+    after = show.owned()
+    show.printed("\n".join(f"domain {domid} owns {frames} frames, as before" for domid, frames in after.items()))
+    if after != before:
+        raise Failed(f"the domains owned {before} and own {after}")
+    if not flipped:
+        raise Failed("no page was flipped")
+
+
 def _while_it_goes_on(show: Show, mebibytes: int) -> None:
     """A transfer, the frames in the middle of it, and a netback killed."""
-    begun = threading.Event()
+    begun, over = threading.Event(), threading.Event()
     shown: list[str] = []
 
+    def moved() -> int:
+        return show.stats(GUESTS["beta"], "vif-0-stats").bytes_in
+
     def look() -> None:
+        before = moved()
         if begun.wait(30):
+            deadline = time.monotonic() + 30
+            while moved() - before < mebibytes << 18 and time.monotonic() < deadline and not over.is_set():
+                over.wait(0.02)
             shown.append(Path(show.point, "hypervisor/frames").read_text())
 
     looker = threading.Thread(target=look)
     looker.start()
-    pour(show, mebibytes, during=begun)
-    looker.join()
+    try:
+        pour(show, mebibytes, during=begun)
+    finally:
+        over.set()
+        begun.set()
+        looker.join()
     show.say("\nmeanwhile, in the middle of it:")
     show.typed("cat $XEN/hypervisor/frames")
     show.printed(shown[0] if shown else "")
@@ -152,6 +193,7 @@ def perform(show: Show, mebibytes: int) -> None:
     _killed(show, mebibytes)
     show.title("what it was")
     summary(show)
+    _flipping(show, max(1, mebibytes // 8))
 
 
 def afterwards(show: Show) -> None:

@@ -102,6 +102,11 @@ class Show:
         self.console.print(table)
         return text
 
+    def owned(self) -> dict[int, int]:
+        """How many frames each domain owns."""
+        lines = Path(self.point, "hypervisor/frames").read_text().splitlines()[1:-1]
+        return {int(line.split()[0]): int(line.split()[2]) for line in lines}
+
     def stats(self, domid: int, name: str) -> Stats:
         """A driver's statistics page."""
         data = Path(self.point, "domains", str(domid), "rings", name).read_bytes()
