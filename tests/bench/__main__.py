@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import devices, machine, mount, net, ring, store, xenbus
+from tests.bench import devices, flip, machine, mount, net, ring, store, xenbus
 
 BENCHMARKS = {
     "machine": machine.run,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "store": store.run,
     "xenbus": xenbus.run,
     "net": net.bench,
+    "flip": flip.bench,
 }
 
 
