@@ -11,6 +11,9 @@ from tests.need import need_tool
 from tests.net.namespaces import need_network
 from tests.net.town import Place, Town
 
+BOTH_WAYS = pytest.mark.parametrize("town", ["copy", "flip"], indirect=True)
+"""For a test that is to be run with packets copied and with pages flipped."""
+
 
 @dataclass(frozen=True)
 class Neighbours:
@@ -21,12 +24,12 @@ class Neighbours:
     second: Place
 
 
-@pytest.fixture(scope="package")
-def neighbours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbours]:
+@pytest.fixture(scope="package", params=["copy", "flip"])
+def neighbours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbours]:
     need_network()
     for tool, package in (("ping", "iputils-ping"), ("iperf3", "iperf3")):
         need_tool(tool, package)
-    town = Town(tmp_path_factory.mktemp("town"))
+    town = Town(tmp_path_factory.mktemp("town"), request.param)
     try:
         yield Neighbours(town, town.guest(), town.guest())
     finally:
@@ -34,9 +37,10 @@ def neighbours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neighbours]
 
 
 @pytest.fixture
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def town(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    """Where packets are copied into the guests' pages, unless a test says otherwise with BOTH_WAYS."""
     need_network()
-    made = Town(tmp_path_factory.mktemp("town"))
+    made = Town(tmp_path_factory.mktemp("town"), getattr(request, "param", "copy"))
     try:
         yield made
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -13,11 +14,14 @@ import pytest
 from xl import spec
 
 from tests.mounted.mount import until
+from tests.net.conftest import BOTH_WAYS
 from tests.net.namespaces import listening
 from tests.net.town import Place, Town
 from tests.toolstack.stage import SECONDS
 from xenfs.xenbus import Device
 
+UNDER_WAY = 3
+"""Pings that may be under way when ping is ended, which it counts as lost."""
 KILLS = int(os.environ.get("XENFS_KILLS", "16"))
 pytestmark = pytest.mark.timeout(120 + 4 * KILLS)
 _POUR = "import sys; from xl.demo.pour import serve; print(serve(7200, int(sys.argv[1])), flush=True)"
@@ -41,6 +45,8 @@ def counts(town: Town) -> tuple[object, ...]:
     """All that could leak: what devd, the daemon and the supervisors hold, and what the machine counts."""
     stage = town.stage
     frames = [line.split()[1:6] for line in Path(stage.point, "hypervisor/frames").read_text().splitlines()[1:-1]]
+    if town.rx == "flip":  # how many offers are open depends on the traffic; for each, a page was given back
+        frames = [[state, str(int(owned) + int(offers)), *rest] for state, owned, *rest, offers in frames]
     ports = [len(list(Path(stage.point, f"domains/{domid}/evtchn").iterdir())) for domid in stage.domids()]
     supervisors = [descriptors(pid) for pid in stage.pids("xl.guest")]
     drivers = len(stage.pids("device/")), len(stage.pids("backend/"))
@@ -60,6 +66,7 @@ def until_counts(town: Town, before: tuple[object, ...]) -> None:
     assert counts(town) == before
 
 
+@BOTH_WAYS
 def test_kill_9_of_either_end_under_traffic(town: Town) -> None:
     first, second = town.guest(), town.guest()
     before = counts(town)
@@ -88,6 +95,7 @@ def test_kill_9_of_either_end_under_traffic(town: Town) -> None:
     until_counts(town, before)
 
 
+@BOTH_WAYS
 def test_a_transfer_with_both_ends_killed_in_it_ends_with_the_right_checksum(town: Town) -> None:
     first, second = town.guest(), town.guest()
     size = 600
@@ -106,6 +114,7 @@ def test_a_transfer_with_both_ends_killed_in_it_ends_with_the_right_checksum(tow
     assert (taken[0], taken[2]) == (sent[0], sent[2]) == (str(size << 20), taken[2])
 
 
+@BOTH_WAYS
 def test_twenty_cards_come_and_go_under_traffic(town: Town) -> None:
     first, second = town.guest(), town.guest()
     pinger = first.start("-c", f"import os; os.execvp('ping', ['ping', '-q', '-i', '0.01', '{second.ipv4}'])")
@@ -122,9 +131,11 @@ def test_twenty_cards_come_and_go_under_traffic(town: Town) -> None:
     finally:
         pinger.send_signal(signal.SIGINT)
         said = pinger.communicate(timeout=20)[0]
-    assert " 0% packet loss" in said, said
+    sent, came = (int(word) for word in re.findall(r"(\d+) (?:packets transmitted|received)", said))
+    assert sent - came <= UNDER_WAY < sent, said
 
 
+@BOTH_WAYS
 def test_a_guest_that_is_destroyed_leaves_no_card(town: Town) -> None:
     kept = town.guest()
     before = counts(town)[:2], town.links()

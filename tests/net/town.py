@@ -46,7 +46,8 @@ class Place:
 class Town:
     """The host, and those who live there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rx: str = "copy") -> None:
+        self.rx = rx
         self.held = ExitStack()
         self.stage = Stage(folder)
         self.held.callback(self.stage.close)
@@ -63,12 +64,16 @@ class Town:
         """A guest with a vif on the bridge."""
         domid = self.stage.guest(memory=16)
         self.attach(domid, line, number=number)
-        keeper = self.stage.place.holder(f"{domid}/keeper.pid")
-        assert keeper is not None
-        place = Place(keeper, f"10.50.0.{domid}", f"fd50::{domid:x}")
+        place = self.place(domid)
         if up:
             self.address(place, f"eth{number}")
         return place
+
+    def place(self, domid: int) -> Place:
+        """Where a guest's programs run."""
+        keeper = self.stage.place.holder(f"{domid}/keeper.pid")
+        assert keeper is not None
+        return Place(keeper, f"10.50.0.{domid}", f"fd50::{domid:x}")
 
     def address(self, place: Place, card: str = "eth0") -> None:
         """Give a guest its addresses."""
@@ -79,6 +84,7 @@ class Town:
     def attach(self, domid: int, line: str = "", *, number: int = 0) -> Device:
         """A vif for a guest, connected."""
         line = line if "bridge" in line or "script" in line else f"bridge={BRIDGE}{line}"
+        line += ",rx=flip" if self.rx == "flip" else ""
         wanted = kinds.parse("vif", line, domid, number, int)
         spec.add(self.stage.store, wanted)
         spec.wait_ready(self.stage.store, wanted)
@@ -87,10 +93,10 @@ class Town:
         return wanted.device
 
     def settled(self) -> bool:
-        """Whether every netback has mapped what it is to keep mapped: all but the two tables of each netfront."""
+        """Whether every netback has mapped what it is to keep mapped: all but the table of each list of pages."""
         lines = Path(self.stage.point, "hypervisor/frames").read_text().splitlines()[1:-1]
         granted, mapped = (sum(int(line.split()[column]) for line in lines) for column in (3, 4))
-        return mapped == granted - 2 * len(self.stage.pids("device/vif/"))
+        return mapped == granted - (1 if self.rx == "flip" else 2) * len(self.stage.pids("device/vif/"))
 
     def front(self, domid: int) -> int:
         """The netfront of a guest."""

@@ -59,7 +59,6 @@ def test_what_an_empty_line_says() -> None:
         ("mtu=67", "mtu is a number from 68 to 65535"),
         ("devid=x", "devid is a number from 0"),
         ("rx=never", "rx is flip or copy"),
-        ("rx=flip", "receiving by page flipping is not there yet"),
         ("colour=red", "unknown key colour; known are mac, bridge"),
         ("mac=00:16:3e:00:00:01,mac=00:16:3e:00:00:01", "mac twice"),
     ],
