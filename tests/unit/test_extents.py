@@ -25,6 +25,11 @@ def runs_of(members: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
+@given(numbers, st.integers(0, SIZE - 1), st.integers(1, SIZE))
+def test_a_run_is_covered_when_each_of_it_is_in_the_set(members: set[int], start: int, size: int) -> None:
+    assert extents_of(members).covers(start, start + size) == (set(range(start, start + size)) <= members)
+
+
 def extents_of(members: Iterable[int]) -> Extents:
     made = Extents()
     for number in members:

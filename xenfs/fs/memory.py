@@ -88,7 +88,7 @@ class OpenMem(OpenFile):
         """The frames that bytes lie in."""
         found = range(offset // PAGE_SIZE, -(-(offset + size) // PAGE_SIZE))
         domain = self._mem.domain
-        if domain.state == "dying" or not all(frame in domain.frames for frame in found):
+        if domain.state == "dying" or (found and not domain.frames.covers(found.start, found.stop)):
             raise OSError(errno.ENXIO, "a frame of another")
         return found
 

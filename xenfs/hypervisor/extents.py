@@ -24,6 +24,11 @@ class Extents:
         at = bisect_right(self._starts, number) - 1
         return at >= 0 and number < self._stops[at]
 
+    def covers(self, start: int, stop: int) -> bool:
+        """Whether the whole of a run that is not empty is in the set: runs are merged, so it is within one of them."""
+        at = bisect_right(self._starts, start) - 1
+        return at >= 0 and stop <= self._stops[at]
+
     def __iter__(self) -> Iterator[int]:
         for start, stop in self.runs():
             yield from range(start, stop)
