@@ -17,7 +17,8 @@ from pathlib import Path
 
 from xenfs.fs.filesystem import Filesystem
 from xenfs.fs.operations import Operations
-from xenfs.fs.session import MountError, Session
+from xenfs.fs.session import Session
+from xenfs.fusemount import MountError
 from xenfs.hypervisor import Config
 from xenfs.xenstore.server import Server
 

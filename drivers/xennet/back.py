@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.xenbus import Backend, LocalDeviceError, OtherEnd, PeerProtocolError, kept, main
 from xenfs.xenbus.classes import VIF
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.end import Values
 from xenfs.xenbus.loop import Call
 from xennet import links
 from xennet.cable import Cable
 from xennet.capture import Capture
 from xennet.control import Control
-from xennet.counters import Counters
 from xennet.flip import FlipReceive
 from xennet.mac import parse_mac
 from xennet.pages import Pages

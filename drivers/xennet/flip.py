@@ -21,8 +21,8 @@ from xenfs.abi.netif import GSO, RX, ExtraType, RxFlag
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel, Memory
 from xenfs.ring import BackRing
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.loop import Gate
-from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, rx_said
 from xennet.receive import LARGEST, Later
 from xennet.tap import unread

@@ -9,11 +9,11 @@ from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.domain import Domain
 from xenfs.xenbus import Frontend, Loop, PeerProtocolError, main
 from xenfs.xenbus.classes import VIF
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.end import Log, Values, to_stderr
 from xenfs.xenbus.frontend import Shared
 from xennet import links
 from xennet.cable import Cable
-from xennet.counters import Counters
 from xennet.grants import MappedPages
 from xennet.guest_flip import GuestFlip
 from xennet.guest_receive import GuestReceive

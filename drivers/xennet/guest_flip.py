@@ -15,7 +15,7 @@ from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel, Memory, Refused
 from xenfs.ring import FrontRing
 from xenfs.xenbus import PeerProtocolError
-from xennet.counters import Counters
+from xenfs.xenbus.counters import Counters
 from xennet.guest_receive import GuestReceive
 
 TARGET_MIN, TARGET_MAX = 8, 256

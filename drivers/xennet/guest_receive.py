@@ -13,7 +13,7 @@ from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel
 from xenfs.ring import FrontRing
 from xenfs.xenbus import PeerProtocolError
-from xennet.counters import Counters
+from xenfs.xenbus.counters import Counters
 from xennet.headers import HEADERS_MAX, parse, vnet
 
 _MORE, _EXTRA = int(RxFlag.more_data), int(RxFlag.extra_info)

@@ -14,8 +14,8 @@ from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel
 from xenfs.ring import FrontRing
 from xenfs.xenbus import PeerProtocolError
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.loop import Gate
-from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, tx_said
 from xennet.outstanding import InactiveError, Outstanding
 from xennet.tap import unread

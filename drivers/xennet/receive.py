@@ -14,8 +14,8 @@ from xenfs.abi.netif import GSO, RX, ExtraType, RxFlag
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel, Refused, Region
 from xenfs.ring import BackRing
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.loop import Gate
-from xennet.counters import Counters
 from xennet.headers import VNET_SIZE, rx_said
 from xennet.pages import Pages
 from xennet.posted import Posted

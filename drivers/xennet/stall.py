@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from xenfs.xenbus import Loop
-from xennet.counters import Counters
+from xenfs.xenbus.counters import Counters
 from xennet.tap import Tap
 
 DRAIN_SECONDS, STALL_SECONDS = 10.0, 60.0

@@ -20,7 +20,7 @@ from xenfs.abi.netif import TX, Status, TxFlag
 from xenfs.domain import Channel, Refused, Region
 from xenfs.ring import BackRing
 from xenfs.xenbus import Loop
-from xennet.counters import Counters
+from xenfs.xenbus.counters import Counters
 from xennet.headers import HEADERS_MAX, HEADERS_MIN, parse, vnet
 from xennet.packets import Batch, Packet
 from xennet.pages import Pages

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from xennet.counters import Counters
 from xennet.flip import FlipReceive
 from xennet.guest_flip import TARGET_MAX, GuestFlip
 from xennet.headers import VNET_SIZE
@@ -22,6 +21,7 @@ from xenfs.hypervisor import Config
 from xenfs.ring import BackRing, FrontRing
 from xenfs.testing import in_memory
 from xenfs.xenbus import Loop, PeerProtocolError
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.loop import Gate
 
 LARGE = 30_000

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
-from xennet.counters import Counters
 from xennet.stall import Stall
 
 from xenfs.xenbus import Loop
+from xenfs.xenbus.counters import Counters
 
 
 @dataclass

@@ -24,6 +24,7 @@ class Room:
 INPROCESS = "xenfs.domain.inprocess"
 MODELS = ("xenfs.hypervisor", "xenfs.xenstore")
 LOW = ("xenfs.abi", "xenfs.atomics", "xenfs.ring", "xenfs.domain")
+FUSE = ("xenfs.libfuse", "xenfs.fusemount")
 DRIVER = Room((*LOW, "xenfs.xenbus"), never=(INPROCESS,))
 FRONT = Room(("xenfs",))
 
@@ -33,8 +34,10 @@ ROOMS = {
     "xenfs.hypervisor": Room(("xenfs.hypervisor", "xenfs.abi"), pure=True),
     "xenfs.xenstore": Room(("xenfs.xenstore", "xenfs.abi"), pure=True),
     "xenfs.xenstore.server": Room(("xenfs.xenstore", "xenfs.abi")),
-    "xenfs.fs": Room(("xenfs.fs", "xenfs.abi", *MODELS)),
-    "xenfs.daemon": Room(("xenfs.daemon", "xenfs.fs", "xenfs.abi", *MODELS)),
+    "xenfs.libfuse": Room(),
+    "xenfs.fusemount": Room(("xenfs.libfuse",)),
+    "xenfs.fs": Room(("xenfs.fs", "xenfs.abi", *FUSE, *MODELS)),
+    "xenfs.daemon": Room(("xenfs.daemon", "xenfs.fs", "xenfs.abi", *FUSE, *MODELS)),
     "xenfs.atomics": Room(LOW, never=(INPROCESS,)),
     "xenfs.ring": Room(LOW, never=(INPROCESS,)),
     "xenfs.domain": Room(LOW, never=(INPROCESS,)),
@@ -47,7 +50,7 @@ ROOMS = {
     "xenfs.demo": FRONT,
     "xenfs.pytest_plugin": FRONT,
     "xenfs.reference": FRONT,
-    "drivers": Room((*DRIVER.may, "drivers"), never=(INPROCESS,)),
+    "drivers": Room((*DRIVER.may, *FUSE, "drivers"), never=(INPROCESS,)),
     "tools": Room(("xenfs", "drivers", "tools")),
 }
 """By name of the room; the longest that fits a module counts, `xenfs` only for its own __init__."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
-from xenfs.fs import libfuse
+from xenfs import libfuse
 
 if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem

@@ -17,8 +17,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from xenfs import libfuse
 from xenfs.abi.wire import FieldError
-from xenfs.fs import libfuse
 from xenfs.fs.fifos import Fifo
 from xenfs.fs.filesystem import ROOT_INO, Filesystem
 from xenfs.fs.listing import Listing

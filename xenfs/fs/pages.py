@@ -17,8 +17,8 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING
 
+from xenfs import libfuse
 from xenfs.abi.xen import PAGE_SIZE
-from xenfs.fs import libfuse
 from xenfs.fs.nodes import Node, OpenFile, Owner
 
 if TYPE_CHECKING:

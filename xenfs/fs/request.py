@@ -7,7 +7,7 @@ import errno
 import struct
 from collections.abc import Callable
 
-from xenfs.fs import libfuse
+from xenfs import libfuse
 
 _OPEN_OUT = struct.Struct("<QIi")  # struct fuse_open_out of linux/fuse.h: fh, open_flags, padding
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import os
 import struct
 from collections.abc import Callable, Sequence
 
-from xenfs.fs import libfuse
+from xenfs import libfuse
 from xenfs.fs.pages import is_page
+from xenfs.fusemount import NOTHING, Buffer, FuseMount
 
 SINGLE = 8
 """Requests taken one by one before looking again whether more are waiting."""
 BATCH = 64
 """Requests taken before they are answered, so that writebacks among them can go first."""
 _HEADER = struct.Struct("<4xIQQ")  # struct fuse_in_header: u32 len, u32 opcode, u64 unique, u64 nodeid, …
-_NOTHING = (-errno.EAGAIN, -errno.EINTR)
-"""What receiving gives when there is no request; anything else but a length means that the mount is gone."""
-Taken = tuple["ctypes.Array[ctypes.c_char]", int]
+Taken = tuple[Buffer, int]
 
 
 def _waits(taken: Taken) -> bool:
@@ -31,38 +27,16 @@ def _waits(taken: Taken) -> bool:
     return opcode != libfuse.OPCODE_WRITE or not is_page(ino)
 
 
-class MountError(OSError):
-    """The mount could not be made; libfuse has said more on stderr."""
-
-
-class Session:
-    """A mounted filesystem that `handlers` answer for."""
+class Session(FuseMount):
+    """The machine's mount."""
 
     def __init__(
         self, mountpoint: str, handlers: dict[str, Callable[..., None]], options: Sequence[str], *, debug: bool = False
     ) -> None:
-        """Mount; with `debug` libfuse tells each request on stderr. Raises MountError."""
-        self.mountpoint = mountpoint
-        self._operations = libfuse.Operations(**{n: libfuse.PROTOTYPES[n](f) for n, f in handlers.items()})
-        mount_args = libfuse.args("xenfs", "-o" + ",".join(options))
-        channel = libfuse.mount(os.fsencode(mountpoint), ctypes.byref(mount_args))
-        if not channel:
-            raise MountError(errno.EPERM, f"cannot mount on {mountpoint}")
-        self.channel: int = channel
-        # with the default of 12 requests in the background, an unmap overtakes the call that relies on it
-        session_args = libfuse.args("xenfs", "-omax_background=65535", *(["-d"] if debug else []))
-        size = ctypes.sizeof(self._operations)
-        self._session = libfuse.lowlevel_new(ctypes.byref(session_args), ctypes.byref(self._operations), size, None)
-        if not self._session:
-            libfuse.unmount(os.fsencode(mountpoint), channel)
-            raise MountError(errno.EINVAL, f"libfuse refused the session for {mountpoint}")
-        libfuse.session_add_chan(self._session, channel)
-        self.fd: int = libfuse.chan_fd(channel)
-        os.set_blocking(self.fd, False)
-        self._size = libfuse.chan_bufsize(channel)
-        self._channel = ctypes.pointer(ctypes.c_void_p(channel))
+        """See FuseMount."""
+        super().__init__(mountpoint, handlers, options, debug=debug)
         self._limit, self._single = 2, 0
-        self._buffers = [ctypes.create_string_buffer(self._size) for _ in range(BATCH)]
+        self._buffers = [self.buffer() for _ in range(BATCH)]
 
     def serve(self) -> bool:
         """Answer a batch of what is waiting. False when the mount is gone.
@@ -72,10 +46,10 @@ class Session:
         """
         if self._single:
             self._single -= 1
-            length = libfuse.chan_recv(self._channel, self._buffers[0], self._size)
+            length = self.receive(self._buffers[0])
             if length > 0:
-                libfuse.session_process(self._session, self._buffers[0], length, self.channel)
-            return length > 0 or length in _NOTHING
+                self.process(self._buffers[0], length)
+            return length > 0 or length in NOTHING
         taken, alive = self._take()
         if len(taken) == self._limit:
             self._limit = min(2 * self._limit, BATCH)
@@ -84,23 +58,15 @@ class Session:
         if len(taken) > 1:
             taken.sort(key=_waits)
         for buffer, length in taken:
-            libfuse.session_process(self._session, buffer, length, self.channel)
+            self.process(buffer, length)
         return alive
 
     def _take(self) -> tuple[list[Taken], bool]:
         taken: list[Taken] = []
         for buffer in self._buffers[: self._limit]:
-            length = libfuse.chan_recv(self._channel, buffer, self._size)
+            length = self.receive(buffer)
             if length > 0:
                 taken.append((buffer, length))
             else:
-                return taken, length in _NOTHING
+                return taken, length in NOTHING
         return taken, True
-
-    def close(self) -> None:
-        """Unmount and end the session; a mount that is gone already is fine."""
-        if self.channel:
-            libfuse.session_remove_chan(self.channel)
-            libfuse.unmount(os.fsencode(self.mountpoint), self.channel)
-            libfuse.session_destroy(self._session)
-            self.channel = 0

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
-from xenfs.fs import libfuse
+from xenfs import libfuse
 from xenfs.fs.nodes import Node, OpenFile, Owner
 
 if TYPE_CHECKING:

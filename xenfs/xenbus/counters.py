@@ -7,7 +7,7 @@ import time
 
 from xenfs.abi.stats import Stats
 from xenfs.domain import Memory
-from xenfs.xenbus import Loop
+from xenfs.xenbus.loop import Loop
 
 _SECONDS = 0.1
 
@@ -17,10 +17,10 @@ _FIELDS = [name for name in Stats.__slots__ if name not in ("magic", "version", 
 class Counters:
     """Counters with the names of the page's fields, to be added to as attributes."""
 
-    def __init__(self, role: int, loop: Loop) -> None:
-        """`role`: 0 frontend, 1 backend; `loop`: of the driver."""
+    def __init__(self, role: int, loop: Loop, device: int = 1) -> None:
+        """`role`: 0 frontend, 1 backend; `loop`: of the driver; `device`: its kind, by the words of Stats."""
         self._loop, self._due = loop, False
-        self._head = {"role": role, "device": 1, "pid": os.getpid(), "since": time.time_ns()}
+        self._head = {"role": role, "device": device, "pid": os.getpid(), "since": time.time_ns()}
         self._view: memoryview | None = None
         self.requests = self.responses = self.errors = 0
         self.events_sent = self.events_received = 0

@@ -1,0 +1,1 @@
+"""blkfront and blkback: a disk through one ring, or several."""
