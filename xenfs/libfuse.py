@@ -106,7 +106,10 @@ _ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "open": (Ino, Fi),
     "read": (Ino, C.c_size_t, C.c_int64, Fi),
     "write": (Ino, C.c_void_p, C.c_size_t, C.c_int64, Fi),
+    "flush": (Ino, Fi),
     "release": (Ino, Fi),
+    "fsync": (Ino, C.c_int, Fi),
+    "fallocate": (Ino, C.c_int, C.c_int64, C.c_int64, Fi),
     "opendir": (Ino, Fi),
     "readdir": (Ino, C.c_size_t, C.c_int64, Fi),
     "releasedir": (Ino, Fi),
@@ -168,6 +171,9 @@ reply_entry = _declare(_LOOP, "fuse_reply_entry", C.c_int, Req, C.POINTER(Entry)
 reply_create = _declare(_LOOP, "fuse_reply_create", C.c_int, Req, C.POINTER(Entry), Fi)
 reply_attr = _declare(_LOOP, "fuse_reply_attr", C.c_int, Req, C.POINTER(Stat), C.c_double)
 reply_buf = _declare(_LOOP, "fuse_reply_buf", C.c_int, Req, C.c_char_p, C.c_size_t)
+reply_memory = _declare(_LOOP, "fuse_reply_buf", C.c_int, Req, C.c_void_p, C.c_size_t)
+"""The same from an address."""
+reply_open = _declare(_LOOP, "fuse_reply_open", C.c_int, Req, Fi)
 reply_write = _declare(_LOOP, "fuse_reply_write", C.c_int, Req, C.c_size_t)
 reply_statfs = _declare(_LOOP, "fuse_reply_statfs", C.c_int, Req, C.POINTER(StatVfs))
 reply_xattr = _declare(_LOOP, "fuse_reply_xattr", C.c_int, Req, C.c_size_t)

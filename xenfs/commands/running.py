@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ class RunDirectory:
         return self.path
 
     def forget(self, domid: int) -> None:
-        """Remove a guest's directory, and ours with the last."""
+        """Remove a guest's directory, and ours with the last. Its disks may still be mounted there, by the dead."""
+        for folder in self.guest(domid).glob("disk-*"):
+            subprocess.run(["fusermount", "-uzq", str(folder)], check=False, stderr=subprocess.DEVNULL)
         shutil.rmtree(self.guest(domid), ignore_errors=True)
         with suppress(OSError):
             self.path.rmdir()

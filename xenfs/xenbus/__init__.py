@@ -6,6 +6,7 @@ to do so, and how to come back after either end has died, is in `states`, and no
 
 from xenfs.abi.xenbus import XenbusState
 from xenfs.xenbus.backend import Backend
+from xenfs.xenbus.counters import Counters
 from xenfs.xenbus.device import Device, DeviceClass
 from xenfs.xenbus.errors import DeviceError, LocalDeviceError, PeerProtocolError
 from xenfs.xenbus.frontend import Frontend
@@ -19,6 +20,7 @@ __all__ = [
     "MAC",
     "PORT",
     "Backend",
+    "Counters",
     "Device",
     "DeviceClass",
     "DeviceError",

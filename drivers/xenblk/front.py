@@ -1,0 +1,208 @@
+"""blkfront: a disk in the guest, as a file and, for root, as a block device."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from xenblk.file import DiskFile
+from xenblk.loopdev import CONTROL, LoopDevice
+from xenblk.names import disk_name
+from xenblk.pool import LARGE, PAGES, Pool
+from xenblk.shadow import Shadow
+from xenfs.abi.blkif import FORMATS, SECTOR_SIZE, X86_64, Info
+from xenfs.domain import Domain
+from xenfs.domain.mounted.xen import default_root
+from xenfs.fusemount import MountError
+from xenfs.xenbus import Counters, Frontend, LocalDeviceError, Loop, OtherEnd, main
+from xenfs.xenbus.classes import VBD
+from xenfs.xenbus.end import Log, Values, to_stderr
+
+FILE, DEVICE = "xenfs-file", "xenfs-device"
+"""Where the disk is: keys of the frontend's own nodes."""
+_BUSY_SECONDS = 0.5
+_PREFIX = "disk-"
+
+
+class BlkFront(Frontend):
+    """One vbd, xvda and so on."""
+
+    CLASS = VBD
+    file: DiskFile | None = None
+    device_node: LoopDevice | None = None
+    counters: Counters
+    shadow: Shadow
+
+    def __init__(self, domain: Domain, number: int, *, loop: Loop | None = None, log: Log = to_stderr) -> None:
+        """See Frontend."""
+        super().__init__(domain, number, loop=loop, log=log)
+        self._shared = self._busy = self._flushed = False
+        self._thread_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._over: list[Callable[[], None]] = []
+        self.loop.watch(self._thread_fd, self._collect)
+
+    def publish(self, their: Values) -> None:
+        """Share the ring and a channel; the pages are those of the connection before."""
+        if not self._shared:
+            self._shared = True
+            self.counters = Counters(role=0, loop=self.loop, device=2)
+            self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
+            pool = Pool(self.share_pages(PAGES, keep=True), self.share_pages(LARGE, readonly=True, keep=True))
+            self.shadow = Shadow(pool, self.counters)
+        layout = FORMATS.get(str(self.config["protocol"]), X86_64)
+        self._segments = int(their["feature-max-indirect-segments"])
+        self._ring = self.share_ring("ring", "ring-ref", layout, keep=True)
+        self._channel = self.share_channel("event-channel", self._event)
+        self.held.callback(self.shadow.disconnect)
+        self.mine["feature-persistent"] = "1"
+
+    def connected(self, their: Values) -> None:
+        """Ask again for what the backend before did not answer, and make the disk, when there is none yet."""
+        self.counters.reconnects += 1
+        self.shadow.flushes = bool(their["feature-flush-cache"]) or bool(their["feature-barrier"])
+        self.shadow.discards = bool(their["feature-discard"])
+        if self.file is None:
+            self._make(their)
+        elif self.file.size != int(their["sectors"]) * SECTOR_SIZE:
+            self._resize(int(their["sectors"]))
+        self.shadow.connect(self._ring, self._channel, self._segments)
+
+    def _make(self, their: Values) -> None:
+        name, root = disk_name(self.device.id), os.geteuid() == 0
+        self._forget_last()
+        folder = self._folder(name)
+        readonly = bool(int(their["info"]) & Info.readonly)
+        try:
+            self.file = DiskFile(folder, name, self.shadow, readonly=readonly, others=root)
+        except MountError as error:
+            Path(folder).rmdir()
+            raise LocalDeviceError(f"{error.strerror}", errno.EPERM) from None
+        self.file.size = int(their["sectors"]) * SECTOR_SIZE
+        self.loop.watch(self.file.mount.fd, self._serve)
+        self.store.write(f"{self.path}/{FILE}", self.file.path)
+        if not root or not Path(CONTROL).exists():
+            return
+        path, sector_size = self.file.path, int(their["sector-size"])
+        self._busy = True
+
+        def attach() -> None:
+            made = LoopDevice(path, sector_size=sector_size, readonly=readonly)
+            self._over.append(lambda: self._attached(made))
+
+        self._on_thread(attach)
+
+    def _folder(self, name: str) -> str:
+        """Where to mount: among the guest's files if the toolstack has made it, else anywhere."""
+        known = Path(f"{default_root()}.run", str(self.domain.domid))
+        if not os.access(known, os.W_OK):
+            return tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-")
+        folder = known / f"{_PREFIX}{name}"
+        folder.mkdir(mode=0o755, exist_ok=True)
+        return str(folder)
+
+    def _attached(self, made: LoopDevice) -> None:
+        self.device_node = made
+        self.store.write(f"{self.path}/{DEVICE}", made.path)
+
+    def _forget_last(self) -> None:
+        """Unmount what a blkfront that died has left."""
+        own = OtherEnd(self.store, self.path)
+        said = own.raw(FILE)
+        if said and Path(said).parent.name.startswith(_PREFIX):
+            folder = Path(said).parent
+            subprocess.run(["fusermount", "-uzq", str(folder)], check=False, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        for name in (FILE, DEVICE):
+            if own.raw(name) is not None:
+                self.store.rm(f"{self.path}/{name}")
+
+    def _on_thread(self, job: Callable[[], None]) -> None:
+        """Do what may wait for the disk itself, and so for this loop; then look at the states again."""
+
+        def run() -> None:
+            try:
+                job()
+            except OSError as error:
+                said = f"{error.filename or 'loop device'}: {error.strerror}"
+                self._over.append(lambda: self.log(f"{self!r}: {said}"))
+            os.eventfd_write(self._thread_fd, 1)
+
+        threading.Thread(target=run, name="xenblk", daemon=True).start()
+
+    def _collect(self) -> None:
+        os.eventfd_read(self._thread_fd)
+        self._busy = False
+        while self._over:
+            self._over.pop(0)()
+        self.step()
+
+    def _connect(self) -> bool:
+        """Connected means that the disk is there."""
+        self._work()
+        return False if self._busy else super()._connect()
+
+    def _serve(self) -> None:
+        assert self.file is not None
+        if not self.file.serve():
+            self.loop.unwatch(self.file.mount.fd)
+            self.complain("the mount of the disk's file is gone", errno.ENOTCONN)
+
+    def _event(self) -> None:
+        self.counters.events_received += 1
+        self.shadow.answered()
+        if self.file is not None:
+            self.file.go_on()
+
+    def changed(self, their: Values) -> None:
+        """The disk has another size."""
+        if self.file is not None and self.file.size != int(their["sectors"]) * SECTOR_SIZE:
+            self._resize(int(their["sectors"]))
+
+    def _resize(self, sectors: int) -> None:
+        assert self.file is not None
+        self.file.size = sectors * SECTOR_SIZE
+        if self.device_node is not None:
+            self._on_thread(self.device_node.resize)
+
+    def _close(self) -> bool:
+        """Not while somebody has the disk mounted; and what the guest has written reaches the backend first."""
+        device = self.device_node
+        if device is None or self._flushed or not self._connected:
+            return super()._close()
+        if self._busy:
+            return False
+        self._busy = True
+
+        def flush() -> None:
+            if device.in_use:
+                self._over.append(lambda: self.loop.later(_BUSY_SECONDS, self.step))
+                return
+            device.flush()
+            device.close()
+            self._flushed = True
+
+        self._on_thread(flush)
+        return False
+
+    def remove(self) -> None:
+        """The disk goes with the device."""
+        if self.file is not None:
+            self.loop.unwatch(self.file.mount.fd)
+            self.shadow.give_up()
+            file, device, self.file, self.device_node = self.file, self.device_node, None, None
+            file.close()
+            if device is not None and device.fd >= 0:
+                with contextlib.suppress(OSError):
+                    device.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(BlkFront))

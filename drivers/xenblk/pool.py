@@ -1,0 +1,80 @@
+"""blkfront's pages: granted once and used again and again, some for small requests and some for large ones."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+from xenfs.abi.blkif import LAST_SECTOR, SEGMENT
+from xenfs.abi.xen import PAGE_SIZE
+from xenfs.xenbus.frontend import Shared
+
+SMALL, LARGE = 32, 8
+"""How many of each."""
+LARGE_PAGES = 32
+"""Pages of a large one: as much as the kernel asks for in one request."""
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """Pages one behind the other, at `address`, with their grants; `table` is a granted page that lists them."""
+
+    address: int
+    refs: tuple[int, ...]
+    table: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.refs) * PAGE_SIZE
+
+    def segments(self, size: int) -> tuple[list[tuple[int, int, int]], int]:
+        """The segments of its first bytes, and how many."""
+        pages, rest = divmod(size, PAGE_SIZE)
+        found = [(ref, 0, LAST_SECTOR) for ref in self.refs[:pages]]
+        if rest:
+            found.append((self.refs[pages], 0, rest // 512 - 1))
+        return found, len(found)
+
+
+class Pool:
+    """Slots that are free."""
+
+    def __init__(self, shared: Shared, tables: Shared) -> None:
+        """Of `PAGES` pages; `tables` are LARGE pages."""
+        view, _, refs = shared
+        self._tables, _, table_refs = tables
+        anchor = ctypes.c_char.from_buffer(view)
+        base = ctypes.addressof(anchor)
+        del anchor
+        self._small = [Slot(base + at * PAGE_SIZE, (refs[at],)) for at in range(SMALL)]
+        self._large = []
+        for number in range(LARGE):
+            first = SMALL + number * LARGE_PAGES
+            own = tuple(refs[first : first + LARGE_PAGES])
+            self._large.append(Slot(base + first * PAGE_SIZE, own, table_refs[number]))
+            for place, ref in enumerate(own):
+                SEGMENT.pack_into(self._tables, number * PAGE_SIZE + place * SEGMENT.size, ref, 0, LAST_SECTOR)
+        self._numbers = {slot: number for number, slot in enumerate(self._large)}
+
+    def take(self, size: int) -> Slot | None:
+        """A slot for so many bytes, at most a large one; None when there is none now."""
+        if size <= PAGE_SIZE and self._small:
+            return self._small.pop()
+        return self._large.pop() if self._large else None
+
+    def give(self, slot: Slot) -> None:
+        """It is free again."""
+        (self._large if slot.table else self._small).append(slot)
+
+    def describe(self, slot: Slot, size: int) -> None:
+        """Write into a slot's table how much of its last page is meant."""
+        pages, rest = divmod(size, PAGE_SIZE)
+        at = self._numbers[slot] * PAGE_SIZE
+        for place in range(pages):
+            SEGMENT.pack_into(self._tables, at + place * SEGMENT.size, slot.refs[place], 0, LAST_SECTOR)
+        if rest:
+            SEGMENT.pack_into(self._tables, at + pages * SEGMENT.size, slot.refs[pages], 0, rest // 512 - 1)
+
+
+PAGES = SMALL + LARGE * LARGE_PAGES

@@ -1,0 +1,73 @@
+"""An image of another format than raw: qemu-nbd reads and writes it, for as long as this process lives."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from xenblk.nbd import SECONDS, NbdDisk
+
+TOOL, PACKAGE = "qemu-nbd", "qemu-utils"
+FORMATS = {"vhd": "vpc"}
+"""What qemu calls a format, where it is not what xl calls it."""
+_PR_SET_PDEATHSIG = 1
+
+
+def _with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Served:
+    """A server of one image, and the disk that it is."""
+
+    def __init__(self, form: str, path: str, *, readonly: bool) -> None:
+        """Start it. Raises OSError with the reason."""
+        tool = shutil.which(TOOL)
+        if tool is None:
+            raise OSError(errno.ENOENT, f"{form} needs {TOOL}; to mend it: apt-get install {PACKAGE}")
+        if not Path(path).exists():
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self._folder = tempfile.mkdtemp(prefix="xenblk-")
+        self._socket = f"{self._folder}/nbd"
+        words = [tool, "--persistent", "--shared=1", "-k", self._socket, "-f", FORMATS.get(form, form)]
+        words += ["--discard=unmap", *(["--read-only"] if readonly else []), path]
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_with_parent
+        )
+        try:
+            self._wait()
+            self.disk = NbdDisk(self._socket, readonly=readonly)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait(self) -> None:
+        """Until its socket is there."""
+        deadline = time.monotonic() + SECONDS
+        while not Path(self._socket).exists():
+            if self._process.poll() is not None:
+                assert self._process.stderr is not None
+                said = self._process.stderr.read().decode(errors="replace").strip()
+                raise OSError(errno.EIO, said.removeprefix(f"{TOOL}: ") or f"{TOOL} has ended")
+            if time.monotonic() > deadline:
+                raise OSError(errno.ETIMEDOUT, f"{TOOL} did not start within {SECONDS:.0f} s")
+            select.select([], [], [], 0.01)
+
+    def close(self) -> None:
+        """End it, when it has written everything."""
+        with suppress(AttributeError):
+            self.disk.close()
+        self._process.terminate()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
