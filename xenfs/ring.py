@@ -21,8 +21,9 @@ peer's event index is advice, and only ever costs the peer its own wake-up. A ri
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import starmap
 from struct import Struct
@@ -31,6 +32,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 from xenfs.abi.ring import ENTRIES, HEADER, RingFormat, u32
 from xenfs.atomics import fence
 
+LINGER = 150e-6
+"""Seconds worth staying awake for the peer: to be woken on another processor takes about as long."""
 Entry = tuple[Any, ...]
 R = TypeVar("R", bound="_Ring")
 _REQ_PROD, _REQ_EVENT, _RSP_PROD, _RSP_EVENT = range(4)
@@ -279,6 +282,17 @@ class _Ring(ABC):
     def final_check(self) -> bool:
         """RING_FINAL_CHECK_FOR_*: ask to be notified of the next entry. True: one waits already, do not sleep."""
         return self.request_event(1)
+
+    def linger(self, seconds: float = LINGER, clock: Callable[[], float] = time.perf_counter) -> bool:
+        """Stay awake for the peer's next entry, at most so long; whether there is one. For before `final_check`, where
+        to be woken takes longer than the peer does.
+        """
+        words, cons, theirs = self._words, self._cons, self._peer_prod
+        ends = clock() + seconds
+        while words[theirs] == cons:
+            if clock() >= ends:
+                return False
+        return True
 
     def stats(self) -> RingStats:
         """Counts as they are now."""

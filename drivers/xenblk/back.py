@@ -113,6 +113,7 @@ class BlkBack(Backend):
             queue = Queue(ring, channel, grants, disk, workers, self.counters)
             self.held.callback(queue.close)
             self._queues.append(queue)
+        self._queues[0].alone = len(self._queues) == 1 and len(os.sched_getaffinity(0)) > 1
         self.mine |= self._described(disk)
 
     def _described(self, disk: Disk) -> dict[str, str]:

@@ -67,6 +67,9 @@ class DiskFile:
                 break
             mount.process(buffer, length)
         self._shadow.kick()
+        if self._shadow.linger():
+            self._shadow.answered()
+            self.go_on()
         return alive
 
     def _stat(self, ino: int) -> libfuse.Stat:
@@ -115,7 +118,7 @@ class DiskFile:
             raise OSError(errno.EISDIR, "a directory")
         if fi.contents.flags & 3 and self.readonly:
             raise OSError(errno.EROFS, "the disk is read-only")
-        fi.contents.direct_io = 1  # whoever uses it has a cache of its own
+        fi.contents.keep_cache = 1  # nobody else changes the disk
         libfuse.reply_open(request, fi)
 
     def _flush(self, request: int, _ino: int, _fi: Any) -> None:

@@ -15,6 +15,8 @@ from xenfs.domain import Memory, Refused, Region
 
 MOST = 1056
 """Pages kept mapped (xen-blkback's max_persistent_grants)."""
+MOST_TABLES = 64
+"""Pages of descriptors kept mapped."""
 IDLE_SECONDS = 60.0
 """How long they are kept unused."""
 
@@ -57,6 +59,7 @@ class Grants:
         self._memory, self._domid, self._persistent, self._clock = memory, domid, persistent, clock
         self._at: dict[int, tuple[Group, int]] = {}
         self._groups: OrderedDict[Group, None] = OrderedDict()
+        self._tables: OrderedDict[int, Region] = OrderedDict()
         self._known: dict[tuple[Piece, ...], tuple[list[memoryview], list[Group]]] = {}
         self.mapped = 0
         """Mappings made so far."""
@@ -143,10 +146,20 @@ class Grants:
         views.append(region.view[start:end])
         return Use(views, (), region)
 
-    def table(self, refs: Sequence[int]) -> bytes:
-        """A copy of whole pages, such as those of descriptors. Raises Refused."""
-        with self._memory.map(self._domid, refs, readonly=True) as view:
-            return bytes(view)
+    def table(self, ref: int, size: int) -> bytes:
+        """A copy of the beginning of a page of descriptors, which is kept mapped too. Raises Refused."""
+        if not self._persistent:
+            with self._memory.map(self._domid, [ref], readonly=True) as view:
+                return bytes(view[:size])
+        region = self._tables.get(ref)
+        if region is None:
+            region = self._memory.map(self._domid, [ref], readonly=True)
+            self.mapped += 1
+            while len(self._tables) >= MOST_TABLES:
+                self._tables.popitem(last=False)[1].close()
+            self._tables[ref] = region
+        self._tables.move_to_end(ref)
+        return bytes(region.view[:size])
 
     def expire(self) -> None:
         """Unmap what has not been used for a while."""
@@ -158,3 +171,5 @@ class Grants:
         """Unmap everything."""
         for group in list(self._groups):
             self._drop(group)
+        while self._tables:
+            self._tables.popitem()[1].close()

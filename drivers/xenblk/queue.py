@@ -14,12 +14,12 @@ from xenblk.disk import Disk
 from xenblk.grants import Grants, Use
 from xenblk.request import MAX_INDIRECT, Bad, Wish, parse
 from xenblk.workers import Workers
-from xenfs.abi.blkif import Op, Request, Status, segments
+from xenfs.abi.blkif import SEGMENT, SEGMENTS_PER_PAGE, Op, Request, Status, segments
 from xenfs.domain import Channel, Refused
 from xenfs.ring import BackRing
 from xenfs.xenbus import Counters
 
-_PER_PAGE = 512
+assert MAX_INDIRECT <= SEGMENTS_PER_PAGE
 _WRITES = (Op.write, Op.write_barrier, Op.discard)
 
 
@@ -38,6 +38,8 @@ class Queue:
         """Behind a flush or a barrier that waits itself: at its head."""
         self._barrier = False
         self.closed = False
+        self.alone = False
+        """Whether this is the only ring, and there is another processor for the frontend: worth staying awake."""
         self.idle: Callable[[], None] = lambda: None
         """Called when nothing is under way any more."""
 
@@ -48,7 +50,7 @@ class Queue:
                 self._counters.requests += 1
                 self._take(entry)
             self._publish()
-            if not self._ring.final_check():
+            if not (self.alone and self._ring.linger()) and not self._ring.final_check():
                 break
         self._counters.write()
 
@@ -68,8 +70,9 @@ class Queue:
             self._start(wish)
 
     def _fetch(self, refs: Sequence[int], count: int) -> list[tuple[int, int, int]]:
-        data = self._grants.table(refs)
-        return list(segments(data, min(count, MAX_INDIRECT)))
+        left = min(count, MAX_INDIRECT)
+        (ref,) = refs  # more than MAX_INDIRECT are refused, and so many are in one page
+        return list(segments(self._grants.table(ref, left * SEGMENT.size), left))
 
     def _start(self, wish: Wish) -> None:
         if wish.op == Op.read:

@@ -8,6 +8,7 @@ flush never overtakes a write that was before it.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class Shadow:
         self._again: deque[int] = deque()
         self._wishes: deque[Wish] = deque()
         self._numbers = list(range(1024))
+        self.eager = len(os.sched_getaffinity(0)) > 1
+        """Whether there is another processor for the backend, so that it is worth staying awake."""
         self.segments = MAX_SEGMENTS
         """Most segments of a request of this backend's."""
         self.flushes = self.discards = False
@@ -148,6 +151,10 @@ class Shadow:
         number = self._numbers.pop()
         self._parts[number] = part
         return number
+
+    def linger(self) -> bool:
+        """Stay awake for a moment for an answer; whether one has come."""
+        return bool(self._parts) and self._ring is not None and self.eager and self._ring.linger()
 
     def answered(self) -> None:
         """Take the answers, and ask for more. Raises PeerRingError and PeerProtocolError."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import devices, flip, machine, mount, net, ring, store, xenbus
+from tests.bench import block, devices, flip, machine, mount, net, ring, store, xenbus
 
 BENCHMARKS = {
     "machine": machine.run,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "xenbus": xenbus.run,
     "net": net.bench,
     "flip": flip.bench,
+    "block": block.bench,
 }
 
 

@@ -194,18 +194,18 @@ def test_replay_from_the_lines_gives_the_same_machine() -> None:
     assert records == m.trace.since(0)[1]
     twin = again(records)
     assert snapshot(twin) == snapshot(m)
-    assert [replace(r, time=0) for r in records] == twin.trace.since(0)[1]
+    assert [r._replace(time=0) for r in records] == twin.trace.since(0)[1]
 
 
 TAMPERED: list[tuple[str, int, Callable[[Record], Record]]] = [
-    ("a result", 3, lambda r: replace(r, answer=GrantAccess(frame=16, dom=0, ref=11))),
-    ("the request", 3, lambda r: replace(r, request=GrantAccess(frame=17, dom=0))),
-    ("the caller", 3, lambda r: replace(r, domid=0)),
-    ("the handle", 3, lambda r: replace(r, handle=77)),
-    ("the door", 4, lambda r: replace(r, world=False)),
-    ("a refusal turned into success", 5, lambda r: replace(r, answer=r.request)),
-    ("a success turned into refusal", 8, lambda r: replace(r, answer=Failure("EINVAL", "", "no"))),
-    ("the words of a refusal", 5, lambda r: replace(r, answer=Failure("EBUSY", "", "another reason"))),
+    ("a result", 3, lambda r: r._replace(answer=GrantAccess(frame=16, dom=0, ref=11))),
+    ("the request", 3, lambda r: r._replace(request=GrantAccess(frame=17, dom=0))),
+    ("the caller", 3, lambda r: r._replace(domid=0)),
+    ("the handle", 3, lambda r: r._replace(handle=77)),
+    ("the door", 4, lambda r: r._replace(world=False)),
+    ("a refusal turned into success", 5, lambda r: r._replace(answer=r.request)),
+    ("a success turned into refusal", 8, lambda r: r._replace(answer=Failure("EINVAL", "", "no"))),
+    ("the words of a refusal", 5, lambda r: r._replace(answer=Failure("EBUSY", "", "another reason"))),
 ]
 
 

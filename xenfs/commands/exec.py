@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,19 @@ def _entered(which: str) -> tuple[str, int]:
     return point, domid
 
 
+def disks(point: str, domid: int) -> dict[str, str]:
+    """The block devices that are a guest's disks, by their names there: as blkfront says in its nodes, and only root's
+    has any.
+    """
+    found: dict[str, str] = {}
+    if os.geteuid() == 0:
+        for said in Path(f"{point}/xenstore/local/domain/{domid}/device/vbd").glob("*/xenfs-device"):
+            with suppress(OSError):
+                file = said.with_name("xenfs-file").read_text().strip()
+                found[Path(file).name] = said.read_text().strip()
+    return found
+
+
 @command("exec")
 def execute(
     which: Annotated[str, typer.Argument(metavar="DOMID|NAME", help="Which domain.")],
@@ -47,7 +61,8 @@ def execute(
 
     Its /dev/xen is the domain's dev/, in a mount namespace of its own; the rest of /dev is the host's, and the host
     sees nothing of it. XEN is the mount, XEN_DOMID the domain, XENSTORED_PATH its xenbus. Without root this needs user
-    namespaces. The network of a guest that `xenfs create` made is that guest's, if one is root.
+    namespaces. For root, a guest's disks are there as /dev/xvda and so on, and the network of a guest that `xenfs
+    create` made is that guest's.
 
     Exit status: the program's, since the command becomes it; 125 there was no machine, domain or namespace; 126 the
     program cannot be run; 127 it is not found.
@@ -61,7 +76,7 @@ def execute(
     try:
         # the bind looks at the mount, so somebody must be there to give up when its daemon hangs
         ask(lambda: Path(f"{point}/domains/{domid}/dev").stat())
-        replace_dev(f"{point}/domains/{domid}/dev")
+        replace_dev(f"{point}/domains/{domid}/dev", disks(point, domid))
         os.fchdir(where)
     except Silent:
         raise Unable(f"the daemon of {point} does not answer", SETUP_FAILED) from None

@@ -6,6 +6,7 @@ import ctypes as C  # noqa: N812 - the customary short name for a module of C de
 import errno
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from xenfs.commands.failure import Unable
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
 MS_NOSUID, MS_NOEXEC, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x2, 0x8, 0x1000, 0x2000, 0x4000, 0x40000
+_HOST, _PARTITIONS = ".host", 15
+"""Where the host's /dev is beside a guest's disks, which are links into it; and how many partitions a disk may have."""
 _LIBC = C.CDLL(None, use_errno=True)
 _LIBC.mount.argtypes = (C.c_char_p, C.c_char_p, C.c_char_p, C.c_ulong, C.c_char_p)
 
@@ -93,8 +96,21 @@ def _copy(source: os.DirEntry[str], place: str) -> None:
         mount(source.path, target, flags=MS_BIND)
 
 
-def replace_dev(devices: str) -> None:
-    """Put a directory of devices at /dev/xen, beside the host's own nodes: in this namespace only. Raises OSError."""
+def _link_disks(place: str, disks: Mapping[str, str]) -> None:
+    """Have disks under the names that they have in the guest, with the partitions that they have or will have."""
+    Path(f"{place}/{_HOST}").mkdir()
+    mount("/dev", f"{place}/{_HOST}", flags=MS_BIND | MS_REC)
+    for name, device in disks.items():
+        node = Path(device).name
+        Path(f"{place}/{name}").symlink_to(f"{_HOST}/{node}")
+        for part in range(1, _PARTITIONS + 1):
+            Path(f"{place}/{name}{part}").symlink_to(f"{_HOST}/{node}p{part}")
+
+
+def replace_dev(devices: str, disks: Mapping[str, str]) -> None:
+    """Put a directory of devices at /dev/xen, beside the host's own nodes: in this namespace only. `disks`: the host's
+    block devices by the names that they are to have. Raises OSError.
+    """
     place = tempfile.mkdtemp(prefix="xenfs-dev-")
     try:
         mount("xenfs-dev", place, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k")
@@ -105,6 +121,8 @@ def replace_dev(devices: str) -> None:
         target = f"{place}/xen"
         Path(target).mkdir()
         mount(devices, target, flags=MS_BIND)
+        if disks:
+            _link_disks(place, disks)
         mount(place, "/dev", flags=MS_MOVE)
     finally:
         with suppress(OSError):

@@ -221,14 +221,14 @@ class Frontend(End):
 
 
 _STEPS: dict[FrontStep, Callable[[Frontend], bool]] = {
-    FrontStep.END: Frontend._end,
-    FrontStep.AWAIT: Frontend._await,
-    FrontStep.PUBLISH: Frontend._publish,
-    FrontStep.CONNECT: Frontend._connect,
-    FrontStep.WORK: Frontend._work,
-    FrontStep.RESTART: Frontend._restart,
-    FrontStep.CLOSE: Frontend._close,
-    FrontStep.LEAVE: Frontend._close,
-    FrontStep.STOPPED: Frontend._stopped,
-    FrontStep.REOPEN: Frontend._reopen,
+    FrontStep.END: lambda end: end._end(),
+    FrontStep.AWAIT: lambda end: end._await(),
+    FrontStep.PUBLISH: lambda end: end._publish(),
+    FrontStep.CONNECT: lambda end: end._connect(),
+    FrontStep.WORK: lambda end: end._work(),
+    FrontStep.RESTART: lambda end: end._restart(),
+    FrontStep.CLOSE: lambda end: end._close(),
+    FrontStep.LEAVE: lambda end: end._close(),
+    FrontStep.STOPPED: lambda end: end._stopped(),
+    FrontStep.REOPEN: lambda end: end._reopen(),
 }

@@ -1,0 +1,132 @@
+"""A machine with a devd and guests that have disks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from xl import kinds, spec
+
+from tests.mounted.mount import until
+from tests.toolstack.stage import SECONDS, Stage
+from xenfs.abi.stats import Stats
+from xenfs.domain import Refused
+from xenfs.xenbus import Device
+
+
+class Yard:
+    """The machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held = ExitStack()
+        self.stage = Stage(folder)
+        self.held.callback(self.stage.close)
+        self.stage.mount.arm(900)
+        self.devd = self.stage.devd()
+
+    def image(self, size: int, name: str = "image") -> Path:
+        """A sparse file."""
+        path = self.folder / name
+        with path.open("wb") as file:
+            file.truncate(size)
+        return path
+
+    def guest(self, memory: int = 16) -> int:
+        return self.stage.guest(memory=memory)
+
+    def attach(self, domid: int, line: str) -> Device:
+        """A disk for a guest, connected."""
+        wanted = kinds.parse("vbd", line, domid, 0, int)
+        spec.add(self.stage.store, wanted)
+        spec.wait_ready(self.stage.store, wanted)
+        self.stage.until_connected(wanted.device)
+        return wanted.device
+
+    def said(self, device: Device, name: str) -> str:
+        """A key of the frontend's."""
+        with suppress(Refused):
+            return self.stage.store.read(f"{device.frontend_path}/{name}").decode()
+        return ""
+
+    def file(self, device: Device) -> Path:
+        """The disk as a file."""
+        return Path(self.said(device, "xenfs-file"))
+
+    def node(self, device: Device) -> str:
+        """The disk as a block device."""
+        found = self.said(device, "xenfs-device")
+        assert found.startswith("/dev/loop"), found
+        return found
+
+    def back(self, device: Device) -> int:
+        """The blkback of a disk, when there is one."""
+        found: list[int] = []
+
+        def there() -> bool:
+            found[:] = self.stage.pids(f"backend/vbd/{device.domid}/{device.id}"[:15])
+            return len(found) == 1
+
+        until(there, SECONDS)
+        return found[0]
+
+    def front(self) -> int:
+        """The one blkfront."""
+        (found,) = self.stage.pids("device/vbd/")
+        return found
+
+    def kill_back(self, device: Device) -> None:
+        """kill -9, and until another is connected."""
+        pid = self.back(device)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: self.back(device) != pid, SECONDS)
+        self.stage.until_connected(device)
+
+    def stats(self, domid: int, name: str) -> Stats:
+        return Stats.parse(Path(self.stage.point, "domains", str(domid), "rings", name).read_bytes())
+
+    def back_stats(self, device: Device) -> Stats:
+        return self.stats(0, f"vbd-{device.domid}-{device.id}-stats")
+
+    def front_stats(self, device: Device) -> Stats:
+        return self.stats(device.domid, f"vbd-{device.id}-stats")
+
+    def detach(self, device: Device) -> None:
+        """In order."""
+        assert spec.detach(self.stage.store, [device]) == []
+
+    def close(self) -> None:
+        """End everything; no loop device or mount is left."""
+        with self.held:
+            for domid in self.stage.domids():
+                spec.detach(self.stage.store, spec.attached(self.stage.store, domid, "vbd"))
+            until(lambda: not self.leftover(), SECONDS)
+
+    def leftover(self) -> list[str]:
+        """Mounts and loop devices of this machine."""
+        mounts = [
+            line for line in Path("/proc/self/mounts").read_text().splitlines() if f"{self.stage.point}.run" in line
+        ]
+        loops = []
+        for backing in Path("/sys/class/block").glob("loop*/loop/backing_file"):
+            with suppress(OSError):
+                if f"{self.stage.point}.run" in (said := backing.read_text()):
+                    loops.append(said)
+        return mounts + loops
+
+
+def run(*words: str, seconds: float = 60, **more: object) -> str:
+    """A command that works on the disk: in a process of its own, killed when it takes too long; its output."""
+    line = ["timeout", "-s", "KILL", str(seconds), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
+    assert done.returncode == 0, f"{' '.join(words)}: {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return str(done.stdout)
+
+
+def python(code: str, *words: str, seconds: float = 60) -> str:
+    """A program of Python that works on the disk."""
+    return run(sys.executable, "-c", code, *words, seconds=seconds)
