@@ -8,12 +8,11 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
+from xenblk.attendant import Attendant
 from xenblk.file import DiskFile
-from xenblk.loopdev import CONTROL, LoopDevice
+from xenblk.loopdev import CONTROL
 from xenblk.names import disk_name
 from xenblk.pool import LARGE, PAGES, Pool
 from xenblk.shadow import Shadow
@@ -36,17 +35,15 @@ class BlkFront(Frontend):
 
     CLASS = VBD
     file: DiskFile | None = None
-    device_node: LoopDevice | None = None
     counters: Counters
     shadow: Shadow
 
     def __init__(self, domain: Domain, number: int, *, loop: Loop | None = None, log: Log = to_stderr) -> None:
         """See Frontend."""
         super().__init__(domain, number, loop=loop, log=log)
-        self._shared = self._busy = self._flushed = False
-        self._thread_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._over: list[Callable[[], None]] = []
-        self.loop.watch(self._thread_fd, self._collect)
+        self._shared = self._busy = False
+        self._node = ""
+        self._attendant: Attendant | None = None
 
     def publish(self, their: Values) -> None:
         """Share the ring and a channel; the pages are those of the connection before."""
@@ -79,6 +76,8 @@ class BlkFront(Frontend):
         self._forget_last()
         folder = self._folder(name)
         readonly = bool(int(their["info"]) & Info.readonly)
+        if root and Path(CONTROL).exists():
+            self._attendant = Attendant(self.loop)
         try:
             self.file = DiskFile(folder, name, self.shadow, readonly=readonly, others=root)
         except MountError as error:
@@ -87,16 +86,10 @@ class BlkFront(Frontend):
         self.file.size = int(their["sectors"]) * SECTOR_SIZE
         self.loop.watch(self.file.mount.fd, self._serve)
         self.store.write(f"{self.path}/{FILE}", self.file.path)
-        if not root or not Path(CONTROL).exists():
-            return
-        path, sector_size = self.file.path, int(their["sector-size"])
-        self._busy = True
-
-        def attach() -> None:
-            made = LoopDevice(path, sector_size=sector_size, readonly=readonly)
-            self._over.append(lambda: self._attached(made))
-
-        self._on_thread(attach)
+        if self._attendant is not None:
+            self._busy = True
+            sector_size = str(int(their["sector-size"]))
+            self._attendant.ask(["attach", self.file.path, sector_size, str(int(readonly))], self._attached)
 
     def _folder(self, name: str) -> str:
         """Where to mount: among the guest's files if the toolstack has made it, else anywhere."""
@@ -107,9 +100,15 @@ class BlkFront(Frontend):
         folder.mkdir(mode=0o755, exist_ok=True)
         return str(folder)
 
-    def _attached(self, made: LoopDevice) -> None:
-        self.device_node = made
-        self.store.write(f"{self.path}/{DEVICE}", made.path)
+    def _attached(self, said: str) -> None:
+        self._busy = False
+        verdict, _, path = said.partition(" ")
+        if verdict == "ok":
+            self._node = path
+            self.attempt(lambda: self.store.write(f"{self.path}/{DEVICE}", path))
+        else:
+            self.log(f"{self!r}: {path}")
+        self.step()
 
     def _forget_last(self) -> None:
         """Unmount what a blkfront that died has left."""
@@ -123,26 +122,6 @@ class BlkFront(Frontend):
         for name in (FILE, DEVICE):
             if own.raw(name) is not None:
                 self.store.rm(f"{self.path}/{name}")
-
-    def _on_thread(self, job: Callable[[], None]) -> None:
-        """Do what may wait for the disk itself, and so for this loop; then look at the states again."""
-
-        def run() -> None:
-            try:
-                job()
-            except OSError as error:
-                said = f"{error.filename or 'loop device'}: {error.strerror}"
-                self._over.append(lambda: self.log(f"{self!r}: {said}"))
-            os.eventfd_write(self._thread_fd, 1)
-
-        threading.Thread(target=run, name="xenblk", daemon=True).start()
-
-    def _collect(self) -> None:
-        os.eventfd_read(self._thread_fd)
-        self._busy = False
-        while self._over:
-            self._over.pop(0)()
-        self.step()
 
     def _connect(self) -> bool:
         """Connected means that the disk is there."""
@@ -169,39 +148,43 @@ class BlkFront(Frontend):
     def _resize(self, sectors: int) -> None:
         assert self.file is not None
         self.file.size = sectors * SECTOR_SIZE
-        if self.device_node is not None:
-            self._on_thread(self.device_node.resize)
+        if self._node and self._attendant is not None:
+            self._attendant.ask(["resize"], lambda said: None if said == "ok" else self.log(f"{self!r}: {said}"))
 
     def _close(self) -> bool:
         """Not while somebody has the disk mounted; and what the guest has written reaches the backend first."""
-        device = self.device_node
-        if device is None or self._flushed or not self._connected:
+        if not self._node or self._attendant is None or not self._connected:
             return super()._close()
-        if self._busy:
-            return False
-        self._busy = True
-
-        def flush() -> None:
-            if device.in_use:
-                self._over.append(lambda: self.loop.later(_BUSY_SECONDS, self.step))
-                return
-            device.flush()
-            device.close()
-            self._flushed = True
-
-        self._on_thread(flush)
+        if not self._busy:
+            self._busy = True
+            self._attendant.ask(["detach"], self._detached)
         return False
+
+    def _detached(self, said: str) -> None:
+        if said == "busy":
+            self.complain(f"{self._node} is in use", errno.EBUSY)
+            self.loop.later(_BUSY_SECONDS, self._look_again)
+            return
+        if said != "ok":
+            self.log(f"{self!r}: {said}")
+        self._node = ""
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._busy = False
+        self.step()
 
     def remove(self) -> None:
         """The disk goes with the device."""
         if self.file is not None:
             self.loop.unwatch(self.file.mount.fd)
             self.shadow.give_up()
-            file, device, self.file, self.device_node = self.file, self.device_node, None, None
+            file, self.file = self.file, None
             file.close()
-            if device is not None and device.fd >= 0:
-                with contextlib.suppress(OSError):
-                    device.close()
+        if self._attendant is not None:
+            self._attendant.close()
+            self._attendant = None
+        self._node = ""
 
 
 if __name__ == "__main__":

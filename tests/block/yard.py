@@ -28,6 +28,7 @@ class Yard:
         self.held.callback(self.stage.close)
         self.stage.mount.arm(900)
         self.devd = self.stage.devd()
+        self._guest = 0
 
     def image(self, size: int, name: str = "image") -> Path:
         """A sparse file."""
@@ -36,8 +37,11 @@ class Yard:
             file.truncate(size)
         return path
 
-    def guest(self, memory: int = 16) -> int:
-        return self.stage.guest(memory=memory)
+    def guest(self) -> int:
+        """The one guest, made when first asked for."""
+        if not self._guest:
+            self._guest = self.stage.guest(memory=16)
+        return self._guest
 
     def attach(self, domid: int, line: str) -> Device:
         """A disk for a guest, connected."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -115,6 +120,42 @@ def block_list(names: Names) -> None:
 def block_detach(which: Which, number: Number, force: Force = False) -> None:
     """Take a disk away, by number or name."""
     detach_device("vbd", which, number, force=force)
+
+
+def _bytes(text: str) -> int:
+    """A size such as 512M. Raises Unable."""
+    found = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", text)
+    if found is None or not int(found[1]):
+        raise Unable(f"{text!r} is no size such as 512M")
+    return int(found[1]) << 10 * "_KMGT".index(found[2] or "_")
+
+
+@command("block-resize")
+def block_resize(
+    which: Which, number: Number, size: Annotated[str, typer.Argument(metavar="SIZE", help="Such as 512M or 2G.")]
+) -> None:
+    """Give the file behind a disk another size, while the guest uses it; what lies behind a smaller one is lost."""
+
+    def work(root: MountedDomain, point: str, domid: int) -> None:
+        del point
+        found = [device for device in spec.attached(root.store, domid, "vbd") if _is(root.store, device, number)]
+        if not found:
+            raise Unable(f"domain {domid} has no disk {number}")
+        path, wanted = found[0].backend_path, _bytes(size)
+        params = OtherEnd(root.store, path).raw("params") or ""
+        if not Path(params).is_file():
+            raise Unable(f"{params}: only a disk that is a raw file has another size because we say so")
+        if wanted % 512:
+            raise Unable(f"{size}: not a whole number of sectors of 512 bytes")
+        os.truncate(params, wanted)
+        with closing(root.store.watch(f"{path}/sectors", "resize")) as watch:
+            deadline = time.monotonic() + spec.DESTROY_SECONDS
+            while OtherEnd(root.store, path).raw("sectors") != str(wanted // 512):
+                if time.monotonic() > deadline:
+                    raise Unable(f"{found[0]}: its backend has not taken notice; {params} has the size")
+                watch.wait(0.2)
+
+    on_domain(which, work)
 
 
 @command("device-attach")
