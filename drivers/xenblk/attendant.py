@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from xenblk.loopdev import LoopDevice
 from xenfs.xenbus import Loop
+from xenfs.xenbus.process import name_process
 
 _ROOM = 4096
 Said = Callable[[str], None]
@@ -68,6 +69,7 @@ class Attendant:
 def _attend(command: socket.socket) -> None:
     """Be the process."""
     try:
+        name_process("disk/attendant")
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)  # it goes with blkfront

@@ -152,8 +152,9 @@ class BlkFront(Frontend):
             self._attendant.ask(["resize"], lambda said: None if said == "ok" else self.log(f"{self!r}: {said}"))
 
     def _close(self) -> bool:
-        """Not while somebody has the disk mounted; and what the guest has written reaches the backend first."""
-        if not self._node or self._attendant is None or not self._connected:
+        """When the disk is taken away: not while somebody has it mounted, and what the guest has written comes first.
+        A backend that closes for another reason serves nothing more, and comes back."""
+        if not self._node or self._attendant is None or not self._connected or self._online():
             return super()._close()
         if not self._busy:
             self._busy = True

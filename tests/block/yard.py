@@ -69,19 +69,21 @@ class Yard:
 
     def back(self, device: Device) -> int:
         """The blkback of a disk, when there is one."""
+        return self._one(f"backend/vbd/{device.domid}/{device.id}"[:15])
+
+    def front(self) -> int:
+        """The one blkfront, when there is one."""
+        return self._one("device/vbd/")
+
+    def _one(self, name: str) -> int:
         found: list[int] = []
 
         def there() -> bool:
-            found[:] = self.stage.pids(f"backend/vbd/{device.domid}/{device.id}"[:15])
+            found[:] = self.stage.pids(name)
             return len(found) == 1
 
         until(there, SECONDS)
         return found[0]
-
-    def front(self) -> int:
-        """The one blkfront."""
-        (found,) = self.stage.pids("device/vbd/")
-        return found
 
     def kill_back(self, device: Device) -> None:
         """kill -9, and until another is connected."""
