@@ -14,7 +14,7 @@ from xenblk.attendant import Attendant
 from xenblk.file import DiskFile
 from xenblk.loopdev import CONTROL
 from xenblk.names import disk_name
-from xenblk.pool import LARGE, PAGES, Pool
+from xenblk.pool import Pool, Shape
 from xenblk.shadow import Shadow
 from xenfs.abi.blkif import FORMATS, SECTOR_SIZE, X86_64, Info
 from xenfs.domain import Domain
@@ -34,6 +34,7 @@ class BlkFront(Frontend):
     """One vbd, xvda and so on."""
 
     CLASS = VBD
+    SHAPE = Shape()
     file: DiskFile | None = None
     counters: Counters
     shadow: Shadow
@@ -51,7 +52,10 @@ class BlkFront(Frontend):
             self._shared = True
             self.counters = Counters(role=0, loop=self.loop, device=2)
             self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
-            pool = Pool(self.share_pages(PAGES, keep=True), self.share_pages(LARGE, readonly=True, keep=True))
+            pages, tables = self.SHAPE.pages, self.SHAPE.large
+            pool = Pool(
+                self.SHAPE, self.share_pages(pages, keep=True), self.share_pages(tables, readonly=True, keep=True)
+            )
             self.shadow = Shadow(pool, self.counters)
         layout = FORMATS.get(str(self.config["protocol"]), X86_64)
         self._segments = int(their["feature-max-indirect-segments"])
@@ -92,13 +96,11 @@ class BlkFront(Frontend):
             self._attendant.ask(["attach", self.file.path, sector_size, str(int(readonly))], self._attached)
 
     def _folder(self, name: str) -> str:
-        """Where to mount: among the guest's files if the toolstack has made it, else anywhere."""
+        """Where to mount: among the guest's files if the toolstack has made it, else anywhere. Never where another has
+        been mounted: whoever unmounts that one might be late.
+        """
         known = Path(f"{default_root()}.run", str(self.domain.domid))
-        if not os.access(known, os.W_OK):
-            return tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-")
-        folder = known / f"{_PREFIX}{name}"
-        folder.mkdir(mode=0o755, exist_ok=True)
-        return str(folder)
+        return tempfile.mkdtemp(prefix=f"{_PREFIX}{name}-", dir=known if os.access(known, os.W_OK) else None)
 
     def _attached(self, said: str) -> None:
         self._busy = False

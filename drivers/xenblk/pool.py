@@ -9,10 +9,21 @@ from xenfs.abi.blkif import LAST_SECTOR, SEGMENT
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.xenbus.frontend import Shared
 
-SMALL, LARGE = 32, 8
-"""How many of each."""
-LARGE_PAGES = 32
-"""Pages of a large one: as much as the kernel asks for in one request."""
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How many slots of a page and of many there are, and of how many the large ones: by default, of as much as the
+    kernel asks a mount for in one request.
+    """
+
+    small: int = 32
+    large: int = 8
+    large_pages: int = 32
+
+    @property
+    def pages(self) -> int:
+        """All of them."""
+        return self.small + self.large * self.large_pages
 
 
 @dataclass(slots=True, eq=False)
@@ -40,18 +51,18 @@ class Slot:
 class Pool:
     """Slots that are free."""
 
-    def __init__(self, shared: Shared, tables: Shared) -> None:
-        """Of `PAGES` pages; `tables` are LARGE pages."""
+    def __init__(self, shape: Shape, shared: Shared, tables: Shared) -> None:
+        """Of so many pages; `tables` are one for each large slot."""
         view, _, refs = shared
         self._tables, _, table_refs = tables
         anchor = ctypes.c_char.from_buffer(view)
         base = ctypes.addressof(anchor)
         del anchor
-        self._small = [Slot(base + at * PAGE_SIZE, (refs[at],)) for at in range(SMALL)]
+        self._small = [Slot(base + at * PAGE_SIZE, (refs[at],)) for at in range(shape.small)]
         self._large = []
-        for number in range(LARGE):
-            first = SMALL + number * LARGE_PAGES
-            own = tuple(refs[first : first + LARGE_PAGES])
+        for number in range(shape.large):
+            first = shape.small + number * shape.large_pages
+            own = tuple(refs[first : first + shape.large_pages])
             self._large.append(Slot(base + first * PAGE_SIZE, own, table_refs[number]))
             for place, ref in enumerate(own):
                 SEGMENT.pack_into(self._tables, number * PAGE_SIZE + place * SEGMENT.size, ref, 0, LAST_SECTOR)
@@ -75,6 +86,3 @@ class Pool:
             SEGMENT.pack_into(self._tables, at + place * SEGMENT.size, slot.refs[place], 0, LAST_SECTOR)
         if rest:
             SEGMENT.pack_into(self._tables, at + pages * SEGMENT.size, slot.refs[pages], 0, rest // 512 - 1)
-
-
-PAGES = SMALL + LARGE * LARGE_PAGES

@@ -37,7 +37,15 @@ def fio(path: str, *more: str) -> list[str]:
         "--size=48m",
         "--direct=1",
     ]
-    words += ["--ioengine=libaio", "--iodepth=8", "--verify=crc32c", "--verify_fatal=1", "--fsync=64", "--time_based"]
+    words += [
+        "--ioengine=libaio",
+        "--iodepth=8",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--verify_state_save=0",
+        "--fsync=64",
+        "--time_based",
+    ]
     return [*words, f"--runtime={FIO_SECONDS}", "--output-format=terse", *more]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from xenecho import LAYOUT
 
+from xenfs.abi.blkif import X86_64
 from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.abi.ring import ENTRIES, HEADER, RingFormat, u32
 from xenfs.abi.xen import PAGE_SIZE
@@ -16,6 +17,7 @@ _FIELDS = {
     "tx": (("gref", "offset", "flags", "id", "size"), ("id", "status")),
     "rx": (("id", "gref"), ("id", "offset", "flags", "status")),
     "ctrl": (("id", "type", "data0", "data1", "data2"), ("id", "type", "status", "data")),
+    "vbd": (("operation", "segments", "handle", "id", "sector", "rest"), ("id", "operation", "status")),
     "echo": (("id", "number"), ("id", "number")),
 }
 
@@ -37,6 +39,8 @@ def layout(name: str) -> Layout | None:
         return Layout(RX, *_FIELDS["rx"])
     if re.fullmatch(r"vif-\d+-ctrl", name):
         return Layout(CTRL, *_FIELDS["ctrl"])
+    if re.fullmatch(r"vbd-\d+-ring", name):
+        return Layout(X86_64, *_FIELDS["vbd"])
     if re.fullmatch(r"echo-\d+-ring", name):
         return Layout(LAYOUT, *_FIELDS["echo"])
     return None
@@ -69,7 +73,8 @@ def words(name: str, page: bytes) -> Iterator[str]:
         slot = u32(rsp_prod + index) % size
         entry = page[ENTRIES + slot * stride :][: found.format.request.size]
         values = zip(found.request, found.format.request.unpack(entry), strict=True)
-        yield f"  {slot:>4}  " + "  ".join(f"{field} {value}" for field, value in values)
+        shown = (f"{field} {v.rstrip(bytes(1)).hex() if isinstance(v, bytes) else v}" for field, v in values)
+        yield f"  {slot:>4}  " + "  ".join(shown)
 
 
 def _heard(event: int, prod: int) -> str:

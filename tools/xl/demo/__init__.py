@@ -16,10 +16,10 @@ from xenfs.commands import checks, service
 from xenfs.commands.failure import Unable, command
 from xenfs.commands.namespace import unshare_net
 from xenfs.commands.run import machine
-from xl.demo import network
+from xl.demo import disk, network
 from xl.demo.show import Failed, Show
 
-TOOLS = {"ip": "iproute2", "ping": "iputils-ping"}
+TOOLS = {"ip": "iproute2", "ping": "iputils-ping", "mkfs.ext4": "e2fsprogs"}
 """What the demonstration runs, and the Debian packages that have it."""
 
 
@@ -28,6 +28,8 @@ def _needs() -> list[str]:
     found = [] if os.geteuid() == 0 else ["root, for network namespaces and TAPs; xenfs demo-ring needs neither"]
     if problem := checks.obstacle():
         found.append(problem)
+    if not Path("/dev/loop-control").exists():
+        found.append("/dev/loop-control; to mend it: modprobe loop")
     if not Path("/dev/net/tun").exists():
         found.append("/dev/net/tun; to mend it: modprobe tun")
     found += [f"{tool}; to mend it: apt-get install {name}" for tool, name in TOOLS.items() if not shutil.which(tool)]
@@ -39,7 +41,8 @@ def demo(
     mebibytes: Annotated[int, typer.Option("--mib", min=1, help="How much to send through the network.")] = 512,
     keep: Annotated[bool, typer.Option("--wait", help="Wait for Enter before everything is taken down.")] = False,
 ) -> None:
-    """Show two guests at work: ping and TCP through netfront, shared rings, netback and a bridge.
+    """Show two guests at work: ping and TCP through netfront, shared rings, netback and a bridge; a disk's filesystem
+    through blkfront and blkback.
 
     It takes place on a machine and in a network namespace of its own, and leaves nothing.
 
@@ -59,6 +62,7 @@ def demo(
                     show.before = show.frames("before")
                     show.devd(backends)
                     network.perform(show, mebibytes)
+                    disk.perform(show)
                     if keep:
                         console.input(f"\n[bold]XEN={point}[/bold] is there until you press Enter ")
                 finally:

@@ -1,4 +1,4 @@
-"""Reads of 4 KiB, one behind the other, until stdin ends; the longest of them: `… tests.bench.reader DEVICE`."""
+"""Writes of 4 KiB, one behind the other, until stdin ends; the longest of them: `… tests.bench.writer DEVICE`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import time
 
 
 def main(path: str) -> None:
-    """Read here and there, past the page cache."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    """Write here and there. Reads would be answered out of the page cache."""
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
     size = os.lseek(fd, 0, os.SEEK_END)
     room = mmap.mmap(-1, 4096)
     print("ready", flush=True)
     longest, at = 0.0, 0
     while not select.select([sys.stdin], [], [], 0)[0]:
         begun = time.perf_counter()
-        os.preadv(fd, [room], at)
+        os.pwritev(fd, [room], at)
         longest = max(longest, time.perf_counter() - begun)
         at = (at + 7 * 4096) % (size // 4096 * 4096)
     print(longest, flush=True)
