@@ -257,3 +257,74 @@ def test_statuses_are_answered_for_what_fits_no_field_too(granter: BareDomain, g
     wild = CopySegment(source=frame, dest=frame, source_offset=1 << 16, length=1)
     good = CopySegment(source=frame, dest=frame, dest_offset=8, length=8)
     assert granter.memory.copy([wild, good]) == [GntStatus.general_error, GntStatus.okay]
+
+
+def in_one_go(giver: BareDomain, taker: BareDomain, texts: list[bytes]) -> list[int]:
+    """Flip pages that begin with these texts, as netback and netfront do; the frames, which the taker holds."""
+    _, refs = taker.memory.take_flips([], taker.memory.alloc(len(texts)), giver.domid, len(texts))
+    frames = giver.memory.alloc(len(texts))
+    giver.memory.write_frames(frames, memoryview(b"".join(text.ljust(PAGE_SIZE, b"\0") for text in texts)))
+    statuses, new = giver.memory.give_flips(frames, taker.domid, refs, len(texts))
+    assert (statuses, len(new)) == ([GntStatus.okay] * len(texts), len(texts))
+    assert giver.memory.give_flips([], taker.domid, [], 3) == ([], []), "it may own no more"
+    giver.memory.free(new)
+    arrived, _ = taker.memory.take_flips(refs, [], giver.domid)
+    assert arrived == frames
+    return frames
+
+
+def read(domain: BareDomain, frames: list[int]) -> list[bytes]:
+    """What is in frames."""
+    room = [memoryview(bytearray(PAGE_SIZE)) for _ in frames]
+    domain.memory.read_frames(frames, room)
+    return [bytes(page) for page in room]
+
+
+def test_pages_are_flipped_in_one_go_with_nothing_but_what_was_put_there(
+    granter: BareDomain, grantee: BareDomain
+) -> None:
+    texts = [b"one", b"two", b"three"]
+    for _ in range(2):
+        frames = in_one_go(granter, grantee, texts)
+        assert read(grantee, frames[::-1]) == [text.ljust(PAGE_SIZE, b"\0") for text in texts[::-1]]
+        with refusal(errno.EINVAL):
+            read(granter, frames[:1])
+        grantee.memory.write_frames(frames, memoryview(b"\xff" * 3 * PAGE_SIZE))
+        grantee.memory.decrease_reservation(frames)  # the next ones are these again
+        texts = [b"", b"x"]
+
+
+def test_what_is_refused_stays_and_is_said_of_each(granter: BareDomain, grantee: BareDomain) -> None:
+    frames = granter.memory.alloc(2)
+    assert granter.memory.give_flips(frames, grantee.domid, [7, 8]) == ([GntStatus.general_error] * 2, [])
+    assert read(granter, frames) == [bytes(PAGE_SIZE)] * 2
+    (used,) = grantee.memory.alloc()
+    (ref,) = grantee.memory.grant([used], granter.domid)
+    (idle,) = grantee.memory.alloc()
+    with refusal(errno.EBUSY):
+        grantee.memory.take_flips([], [used, idle], granter.domid, 0)
+    with refusal(errno.EINVAL):
+        grantee.memory.free([idle])  # it was given back all the same
+    assert grantee.memory.end_access([ref]) == []
+
+
+def test_pages_without_mapping_and_mapped_are_the_same_memory(granter: BareDomain, grantee: BareDomain) -> None:
+    frames = granter.memory.alloc(3)
+    refs = granter.memory.grant(frames, grantee.domid)
+    with granter.memory.view(frames[1:2]) as own, grantee.memory.map(granter.domid, refs) as theirs:
+        granter.memory.write_frames(frames, memoryview(b"a" * PAGE_SIZE + b"b" * PAGE_SIZE + b"c" * PAGE_SIZE))
+        assert (own[5], bytes(theirs[::PAGE_SIZE])) == (ord("b"), b"abc")
+        theirs[PAGE_SIZE] = ord("x")
+        theirs[2 * PAGE_SIZE + 1] = ord("y")
+        assert [page[:2] for page in read(granter, frames)] == [b"aa", b"xb", b"cy"]
+    granter.memory.end_access(refs)
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_only_ones_own_frames_are_read_and_written(granter: BareDomain, grantee: BareDomain, which: int) -> None:
+    frames = granter.memory.alloc(3)
+    frames[which] = grantee.memory.alloc()[0]
+    with refusal(errno.EINVAL):
+        read(granter, frames)
+    with refusal(errno.EINVAL):
+        granter.memory.write_frames(frames, memoryview(bytes(3 * PAGE_SIZE)))

@@ -35,7 +35,7 @@ FUZZ = """
         path = xen()
         for _ in range(rng.randrange(1, 7)):
             try:
-                names = os.listdir(path) + [".lines", "trace_pipe", "x", "0", "..", "8"]
+                names = os.listdir(path) + [".lines", "trace_pipe", "mem", "x", "0", "..", "8"]
             except OSError:
                 return path
             path = path / rng.choice(names)

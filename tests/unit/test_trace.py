@@ -9,10 +9,20 @@ from itertools import count
 import pytest
 
 from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, Close, Send, Status
-from xenfs.abi.grant_table import Copy, GetVersion, MapGrantRef, QuerySize, UnmapGrantRef
+from xenfs.abi.grant_table import Copy, GetVersion, MapGrantRef, QuerySize, Transfer, UnmapGrantRef
 from xenfs.abi.hypercall import BatchHeader
 from xenfs.abi.wire import Wire
-from xenfs.abi.xenfs_op import AllocFrame, CreateDomain, EndAccess, GrantAccess, OpenHandle
+from xenfs.abi.xenfs_op import (
+    AcceptTransfer,
+    AllocFrame,
+    CreateDomain,
+    DecreaseReservation,
+    EndAccess,
+    EndTransfer,
+    GrantAccess,
+    IncreaseReservation,
+    OpenHandle,
+)
 from xenfs.hypervisor import Config, Machine
 from xenfs.hypervisor.errors import HypercallError, NoSuchDomain, NoSuchHandle, NotPermitted, UnknownOperation
 from xenfs.hypervisor.machine import ReplayError
@@ -245,3 +255,50 @@ def test_garbage_in_fields_that_come_back_does_not_spoil_the_replay(request_: Wi
     m.call(request_)
     lines = [r.line() for r in m.trace.since(0)[1]]
     assert snapshot(again(map(Record.parse, lines))) == snapshot(m)
+
+
+# Calls that were made at once.
+
+
+def flipping(m: Machine) -> None:
+    """A life with rows in it: pages given, offered, flipped and collected, and some that are refused."""
+    m.call(CreateDomain(dom=1, frames=8, max_frames=8))
+    back, front = (m.call(OpenHandle(), domid, world=True).handle for domid in (0, 1))
+    held = [m.call(AllocFrame(), 1, front).frame for _ in range(4)]
+
+    def rows(kind: type[Wire], domid: int, handle: int, *rows: tuple[int, ...]) -> list[object]:
+        return m.call_rows(kind, [kind.layout.row(row) for row in rows], domid, handle)
+
+    rows(DecreaseReservation, 1, front, *[(frame,) for frame in [*held, 60]])
+    refs = [row[1] for row in rows(AcceptTransfer, 1, front, *[(0, 0)] * 4)]  # type: ignore[index]
+    frames = [row[0] for row in rows(IncreaseReservation, 0, back, *[(0,)] * 3)]  # type: ignore[index]
+    rows(Transfer, 0, back, *[(frame, 1, ref, 0) for frame, ref in zip([*frames, 60], refs, strict=True)])
+    rows(EndTransfer, 1, front, *[(ref, 0, 0) for ref in refs], (99, 0, 0))
+    rows(EndTransfer, 1, 77, (refs[0], 0, 0))
+
+
+def test_calls_made_at_once_are_records_like_others_and_can_be_lived_again() -> None:
+    m = Machine(CONFIG)
+    flipping(m)
+    records = m.trace.since(0)[1]
+    assert [r.seq for r in records] == list(range(1, m.trace.last + 1))
+    refused = [r for r in records if isinstance(r.answer, Failure)]
+    assert [(type(r.request), r.answer.errno) for r in refused if isinstance(r.answer, Failure)] == [
+        (DecreaseReservation, "EINVAL"), (Transfer, "EINVAL"), (EndTransfer, "ENOENT"), (EndTransfer, "EBADF"),
+    ]  # fmt: skip
+    assert records == [Record.parse(r.line()) for r in records]
+    assert snapshot(Machine.replay(CONFIG, records)) == snapshot(m)
+
+
+@pytest.mark.parametrize("seq", [0, 3, 12, 17, 18, 24, 40])
+@pytest.mark.parametrize("room", [1, 2, 5, 9, 100])
+def test_since_looks_into_calls_that_were_made_at_once(seq: int, room: int) -> None:
+    whole, part = Machine(CONFIG), Machine(replace(CONFIG, trace=room))
+    for m in (whole, part):
+        flipping(m)
+    records, last = whole.trace.since(0)[1], whole.trace.last
+    kept = [r for r in records if r.seq > last - room]
+    assert len(part.trace) == min(room, last)
+    lost, found = part.trace.since(seq)
+    assert found == [r for r in kept if r.seq > seq]
+    assert lost == max(0, last - min(room, last) - seq)
