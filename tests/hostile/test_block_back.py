@@ -13,10 +13,10 @@ from xenblk.loopdev import CONTROL, LoopDevice
 
 from tests.hostile.disk_guest import ERROR, OKAY, PAGES, SECONDS, SECTORS, SIZE, UNSUPPORTED, DiskGuest, DiskHost
 from tests.mounted.mount import until
-from xenfs.abi.blkif import SEGMENT, Discard, Indirect, Op, Segment
+from xenfs.abi.blkif import SEGMENT, X86_64, Discard, Indirect, Op, Segment
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.abi.xenbus import XenbusState as S
-from xenfs.testing.peers import Flipper
+from xenfs.testing.peers import Flipper, MockFront
 
 CYCLES = int(os.environ.get("XENFS_CYCLES", "7"))
 """XENFS_CYCLES=10000 for what XSA-350 wants; the backend takes its time, up to 5 s, for who comes again and again."""
@@ -249,6 +249,28 @@ def test_both_layouts_and_rings_of_several_pages(patient: DiskGuest, protocol: s
     requests = [patient.read(number, 1, number, number) for number in range(count)]
     assert sorted(patient.ask(*requests)) == [(number, int(Op.read), OKAY) for number in range(count)]
     assert [int.from_bytes(patient.page(number, 4), "little") for number in range(count)] == list(range(count))
+
+
+def test_each_queue_has_a_ring_of_its_own(patient: DiskGuest) -> None:
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("as many queues are offered as there are processors")
+    keys = patient.prepare()
+    page, _, (ref,) = patient.share(1)
+    second = patient.held.enter_context(MockFront(page, X86_64, request_id=3))
+    port = patient.held.enter_context(patient.domain.events.alloc_unbound(0))
+    ring_ref, channel = keys.pop("ring-ref"), keys.pop("event-channel")
+    keys |= {"multi-queue-num-queues": "2", "queue-0/ring-ref": ring_ref, "queue-0/event-channel": channel}
+    keys |= {"queue-1/ring-ref": str(ref), "queue-1/event-channel": str(port.port)}
+    patient.publish(keys)
+    patient.until_state(S.Connected)
+    patient.set_state(S.Connected)
+    assert patient.ask(patient.read(5, 1, 1, 0)) == [(1, int(Op.read), OKAY)]
+    second.ring.push(*patient.read(6, 1, 2, 1))
+    second.publish()
+    port.notify()
+    until(lambda: second.raw.get("rsp_prod") == 1, SECONDS)
+    assert second.ring.take() == [(2, int(Op.read), OKAY)]
+    assert [int.from_bytes(patient.page(number, 4), "little") for number in (0, 1)] == [5, 6]
 
 
 @pytest.mark.parametrize(
