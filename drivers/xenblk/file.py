@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import os
 import stat
 from collections import deque
 from collections.abc import Callable
@@ -73,14 +74,14 @@ class DiskFile:
         return alive
 
     def _stat(self, ino: int) -> libfuse.Stat:
+        uid, gid = os.geteuid(), os.getegid()
         if ino == _ROOT:
-            return libfuse.Stat(st_ino=ino, st_mode=stat.S_IFDIR | 0o755, st_nlink=2)
+            return libfuse.Stat(st_ino=ino, st_mode=stat.S_IFDIR | 0o755, st_nlink=2, st_uid=uid, st_gid=gid)
         if ino != _FILE:
             raise OSError(errno.ENOENT, "no such inode")
         mode = stat.S_IFREG | (0o444 if self.readonly else 0o644)
-        blocks = self.size // SECTOR_SIZE
-        found = libfuse.Stat(st_ino=ino, st_mode=mode, st_nlink=1, st_size=self.size, st_blocks=blocks)
-        found.st_blksize = _SIZE_OF_BLOCKS
+        found = libfuse.Stat(st_ino=ino, st_mode=mode, st_nlink=1, st_uid=uid, st_gid=gid, st_size=self.size)
+        found.st_blksize, found.st_blocks = _SIZE_OF_BLOCKS, self.size // SECTOR_SIZE
         return found
 
     def _lookup(self, request: int, parent: int, name: bytes) -> None:
