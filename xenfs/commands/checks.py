@@ -75,6 +75,13 @@ SYSTEM: tuple[Check, ...] = (
     Check("python", version("python", platform.python_version(), (3, 10)), "apt-get install python3", needed=True),
     Check("kernel", version("kernel", platform.release(), (5, 4)), "boot a newer kernel", needed=True),
     Check(
+        "/dev/net/tun", device("/dev/net/tun"), "modprobe tun", why="guests have no network cards", users=False,
+    ),
+    Check(
+        "/dev/loop-control", device("/dev/loop-control"), "modprobe loop",
+        why="a guest's disk is a file only", users=False,
+    ),
+    Check(
         "user_allow_other", line_in("/etc/fuse.conf", "user_allow_other"), "echo user_allow_other >> /etc/fuse.conf",
         why="only its owner can enter a mount", root=False,
     ),
