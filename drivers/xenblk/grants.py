@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from xenblk.request import Piece
+from xenblk.request import Piece, Pieces
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Memory, Refused, Region
 
 MOST = 1056
 """Pages kept mapped (xen-blkback's max_persistent_grants)."""
+_REMEMBERED = 512
+"""Lists of pieces whose views are remembered."""
 MOST_TABLES = 64
 """Pages of descriptors kept mapped."""
 IDLE_SECONDS = 60.0
@@ -60,7 +62,7 @@ class Grants:
         self._at: dict[int, tuple[Group, int]] = {}
         self._groups: OrderedDict[Group, None] = OrderedDict()
         self._tables: OrderedDict[int, Region] = OrderedDict()
-        self._known: dict[tuple[Piece, ...], tuple[list[memoryview], list[Group]]] = {}
+        self._known: dict[bytes, tuple[list[memoryview], list[Group]]] = {}
         self.mapped = 0
         """Mappings made so far."""
 
@@ -68,16 +70,18 @@ class Grants:
         """Pages kept mapped."""
         return sum(len(group.refs) for group in self._groups)
 
-    def use(self, pieces: tuple[Piece, ...], *, readonly: bool) -> Use:
+    def use(self, pieces: Pieces, *, readonly: bool) -> Use:
         """Views of pieces, joined where they lie one behind the other. Raises Refused."""
         if not self._persistent:
-            return self._once(pieces, readonly=readonly)
-        found = self._known.get(pieces)
+            return self._once(pieces.list, readonly=readonly)
+        found = self._known.get(pieces.raw)
         if found is None:
-            missing = tuple(dict.fromkeys(ref for ref, _, _ in pieces if ref not in self._at))
+            missing = tuple(dict.fromkeys(ref for ref, _, _ in pieces.list if ref not in self._at))
             if missing and not self._keep(missing):
-                return self._once(pieces, readonly=readonly)
-            found = self._known[pieces] = self._views(pieces)
+                return self._once(pieces.list, readonly=readonly)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            found = self._known[pieces.raw] = self._views(pieces.list)
         views, groups = found
         now = self._clock()
         for group in groups:

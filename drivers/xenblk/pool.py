@@ -39,13 +39,13 @@ class Slot:
         """Bytes."""
         return len(self.refs) * PAGE_SIZE
 
-    def segments(self, size: int) -> tuple[list[tuple[int, int, int]], int]:
-        """The segments of its first bytes, and how many."""
+    def segments(self, size: int) -> list[tuple[int, int, int]]:
+        """The segments of its first bytes."""
         pages, rest = divmod(size, PAGE_SIZE)
         found = [(ref, 0, LAST_SECTOR) for ref in self.refs[:pages]]
         if rest:
             found.append((self.refs[pages], 0, rest // 512 - 1))
-        return found, len(found)
+        return found
 
 
 class Pool:
@@ -64,9 +64,8 @@ class Pool:
             first = shape.small + number * shape.large_pages
             own = tuple(refs[first : first + shape.large_pages])
             self._large.append(Slot(base + first * PAGE_SIZE, own, table_refs[number]))
-            for place, ref in enumerate(own):
-                SEGMENT.pack_into(self._tables, number * PAGE_SIZE + place * SEGMENT.size, ref, 0, LAST_SECTOR)
         self._numbers = {slot: number for number, slot in enumerate(self._large)}
+        self._described: dict[Slot, int] = {}
 
     def take(self, size: int) -> Slot | None:
         """A slot for so many bytes, at most a large one; None when there is none now."""
@@ -79,10 +78,10 @@ class Pool:
         (self._large if slot.table else self._small).append(slot)
 
     def describe(self, slot: Slot, size: int) -> None:
-        """Write into a slot's table how much of its last page is meant."""
-        pages, rest = divmod(size, PAGE_SIZE)
+        """Write into a slot's table how much of it is meant, unless it says so."""
+        if self._described.get(slot) == size:
+            return
+        self._described[slot] = size
         at = self._numbers[slot] * PAGE_SIZE
-        for place in range(pages):
-            SEGMENT.pack_into(self._tables, at + place * SEGMENT.size, slot.refs[place], 0, LAST_SECTOR)
-        if rest:
-            SEGMENT.pack_into(self._tables, at + pages * SEGMENT.size, slot.refs[pages], 0, rest // 512 - 1)
+        data = b"".join(SEGMENT.pack(*segment) for segment in slot.segments(size))
+        self._tables[at : at + len(data)] = data

@@ -8,18 +8,17 @@ what comes after it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from xenblk.disk import Disk
 from xenblk.grants import Grants, Use
-from xenblk.request import MAX_INDIRECT, Bad, Wish, parse
+from xenblk.request import Bad, Parser, Wish
 from xenblk.workers import Workers
-from xenfs.abi.blkif import SEGMENT, SEGMENTS_PER_PAGE, Op, Request, Status, segments
+from xenfs.abi.blkif import SECTOR_SIZE, Op, Request, Status
 from xenfs.domain import Channel, Refused
 from xenfs.ring import BackRing
 from xenfs.xenbus import Counters
 
-assert MAX_INDIRECT <= SEGMENTS_PER_PAGE
 _WRITES = (Op.write, Op.write_barrier, Op.discard)
 
 
@@ -32,7 +31,7 @@ class Queue:
         """Serve from `disk`."""
         self._ring, self._channel, self._grants = ring, channel, grants
         self._disk, self._workers, self._counters = disk, workers, counters
-        self.sectors = disk.size() // 512
+        self._parser = Parser(disk.size() // SECTOR_SIZE, disk.sector_size, grants.table)
         self._under_way = self._writing = 0
         self._waiting: deque[Wish] = deque()
         """Behind a flush or a barrier that waits itself: at its head."""
@@ -42,6 +41,15 @@ class Queue:
         """Whether this is the only ring, and there is another processor for the frontend: worth staying awake."""
         self.idle: Callable[[], None] = lambda: None
         """Called when nothing is under way any more."""
+
+    @property
+    def sectors(self) -> int:
+        """The size of the disk in units of 512 bytes."""
+        return self._parser.sectors
+
+    @sectors.setter
+    def sectors(self, sectors: int) -> None:
+        self._parser.sectors = sectors
 
     def work(self) -> None:
         """Take requests and carry them out, as long as there are some. Raises PeerRingError."""
@@ -56,7 +64,7 @@ class Queue:
 
     def _take(self, entry: Request) -> None:
         try:
-            wish = parse(entry, self.sectors, self._disk.sector_size, self._fetch)
+            wish = self._parser.parse(entry)
             if wish.op in _WRITES and self._disk.readonly:
                 raise Bad(wish.op, "the disk is read-only")
             if wish.op == Op.discard and not self._disk.discards:
@@ -68,11 +76,6 @@ class Queue:
             self._waiting.append(wish)
         else:
             self._start(wish)
-
-    def _fetch(self, refs: Sequence[int], count: int) -> list[tuple[int, int, int]]:
-        left = min(count, MAX_INDIRECT)
-        (ref,) = refs  # more than MAX_INDIRECT are refused, and so many are in one page
-        return list(segments(self._grants.table(ref, left * SEGMENT.size), left))
 
     def _start(self, wish: Wish) -> None:
         if wish.op == Op.read:

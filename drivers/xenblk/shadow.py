@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from xenblk.pool import Pool, Slot
 from xenfs.abi.blkif import MAX_SEGMENTS, SECTOR_SIZE, Discard, Indirect, Op, Segment, Status, direct
 from xenfs.abi.blkif import Request as Entry
+from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel
 from xenfs.ring import FrontRing
 from xenfs.xenbus import Counters, PeerProtocolError
@@ -126,7 +127,7 @@ class Shadow:
             part = Part(wish, 0, 0)
             part.entry = direct(wish.op, 0, self._number(part), 0, [])
         else:
-            most = min(wish.size - wish.next, self.segments * 4096)
+            most = min(wish.size - wish.next, self.segments * PAGE_SIZE)
             slot = self._pool.take(most)
             if slot is None:
                 return None
@@ -138,12 +139,12 @@ class Shadow:
     def _data(self, wish: Wish, slot: Slot, size: int) -> Part:
         part = Part(wish, wish.next, size, slot)
         number, sector = self._number(part), wish.sector + wish.next // SECTOR_SIZE
-        found, count = slot.segments(size)
+        count = -(-size // PAGE_SIZE)
         if count > MAX_SEGMENTS:
             self._pool.describe(slot, size)
             part.entry = Indirect(wish.op, number, sector, count, (slot.table,)).emit()
         else:
-            part.entry = direct(wish.op, 0, number, sector, [Segment(*one) for one in found])
+            part.entry = direct(wish.op, 0, number, sector, [Segment(*one) for one in slot.segments(size)])
         wish.fill(slot, wish.next, size)
         return part
 
