@@ -72,6 +72,18 @@ def test_any_offset_and_size(disk: tuple[Yard, Device, Path], seed: int) -> None
     assert python(ODD, str(yard.file(device)), str(image), str(64 * MiB), str(seed)) == "ok\n"
 
 
+def test_a_disk_past_the_hosts_page_cache(shared: Yard) -> None:
+    image = shared.image(16 * MiB, "direct")
+    device = shared.attach(shared.guest(), f"{image},raw,xvda,rw,direct-io-safe")
+    try:
+        flags = Path(f"/proc/{shared.back(device)}/fdinfo")
+        opened = [fd for fd in flags.parent.joinpath("fd").iterdir() if str(fd.readlink()) == str(image)]
+        assert int((flags / opened[0].name).read_text().split("flags:")[1].split()[0], 8) & os.O_DIRECT
+        assert python(ODD, str(shared.file(device)), str(image), str(16 * MiB), "7") == "ok\n"
+    finally:
+        shared.detach(device)
+
+
 def test_a_filesystem_is_made_and_looked_into_without_mounting(disk: tuple[Yard, Device, Path]) -> None:
     need_tool("debugfs", "e2fsprogs")
     yard, device, _ = disk
