@@ -128,9 +128,10 @@ def test_a_blkfront_that_dies_leaves_nothing_and_the_next_has_the_disk(yard: Yar
     image = yard.image(8 * MiB)
     image.write_bytes(os.urandom(8 * MiB))
     device = yard.attach(yard.guest(), f"{image},raw,xvda,rw")
-    before = yard.front()
+    before, file = yard.front(), yard.file(device)
     os.kill(before, signal.SIGKILL)
     until(lambda: yard.front() != before, SECONDS)
+    until(lambda: yard.said(device, "xenfs-file") not in ("", str(file)), SECONDS)
     yard.stage.until_connected(device)
     code = "import sys; print(open(sys.argv[1], 'rb').read() == open(sys.argv[2], 'rb').read())"
     assert python(code, str(yard.file(device)), str(image)) == "True\n"

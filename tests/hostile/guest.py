@@ -34,6 +34,8 @@ from xenfs.xenbus import Device
 from xenfs.xenbus.end import read_state
 
 SECONDS = 20.0
+QUIET_BRIDGE = ("forward_delay", "0", "mcast_snooping", "0")
+"""A bridge that forwards at once, and says nothing itself: one that snoops joins a group of routers."""
 MORE, EXTRA = int(TxFlag.more_data), int(TxFlag.extra_info)
 MAC = bytes.fromhex("00163e000001")
 PAGES = 64
@@ -55,7 +57,7 @@ class Host:
         self.point = str(folder / "xen")
         self.root = held.enter_context(MountedDomain(0, self.point))
         self.space = held.enter_context(namespace())
-        run(self.space, "ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0")
+        run(self.space, "ip", "link", "add", "br0", "type", "bridge", *QUIET_BRIDGE)
         run(self.space, "ip", "link", "set", "br0", "up")
         self.log = folder / "log"
 

@@ -34,7 +34,6 @@ def flipped(host: Host) -> Iterator[Guest]:
 
 def quiet(host: Host) -> None:
     """Let the host say nothing of its own accord."""
-    run(host.space, "ip", "link", "set", "br0", "type", "bridge", "mcast_snooping", "0")
     for which in ("all", "default"):
         run(host.space, "sh", "-c", f"echo 1 > /proc/sys/net/ipv6/conf/{which}/disable_ipv6")
 

@@ -28,7 +28,10 @@ def test_two_guests_ping_and_move_tcp_and_nothing_is_left() -> None:
     done = subprocess.run([*DEMO, "--mib", "32"], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "200 packets transmitted, 200 received, 0% packet loss" in done.stdout
-    assert done.stdout.count("checksums are equal") == 2
+    assert done.stdout.count("checksums are equal") == 3, "copied, killed, flipped"
+    assert re.search(r"^[\d,]{3,} pages have changed hands", done.stdout, re.MULTILINE)
+    assert done.stdout.count("frames, as before") == 3
+    assert re.search(r"^\d{3} files are the same on the guest's disk", done.stdout, re.MULTILINE)
     assert re.search(r"^-rw-rw-rw- .* 4096 .* vif-0-tx$", done.stdout, re.MULTILINE)
     killed = re.search(r"netback was process (\d+) and is process (\d+)", done.stdout)
     assert killed is not None
