@@ -11,13 +11,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from xl import toolstack
 
 from tests.block.conftest import need_loop
 from tests.block.yard import Yard, python, run
 from tests.mounted.mount import until
 from tests.need import need_tool
 from tests.toolstack.stage import SECONDS
+from tests.toolstack.states import in_order, states
 from tests.toolstack.test_tree import golden, whole
+from xenfs.abi.xenbus import XenbusState as S
 from xenfs.xenbus import Device
 
 FIO_SECONDS = int(os.environ.get("XENFS_FIO_SECONDS", "12"))
@@ -189,3 +192,25 @@ def test_a_guest_without_root_has_the_disk_as_a_file(yard: Yard) -> None:
     file = str(yard.file(device))
     run("dd", "if=/dev/urandom", f"of={file}", "bs=64k", "count=4", "conv=notrunc,fsync", "status=none")
     assert run("stat", "-c", "%s %F", file) == f"{8 * MiB} regular file\n"
+
+
+def test_states_as_on_real_xen(yard: Yard) -> None:
+    """A disk that comes, a frontend that leaves, a disk that goes, and one that goes with its guest (D.6)."""
+    stage, domid, image = yard.stage, yard.guest(), yard.image(8 * MiB)
+    first, second = Device("vbd", domid, 51712), Device("vbd", domid, 51728)
+    with states(stage, first) as seen:
+        yard.attach(domid, f"{image},raw,xvda,rw")
+    assert seen[-1] in ("FE 4", "BE 4")
+    assert in_order(seen, ["FE 1", "BE 1", "BE 2", "FE 3", "BE 4", "FE 4"]), seen
+    with states(stage, first) as seen:
+        os.kill(yard.front(), signal.SIGTERM)
+        stage.until_states(first, S.Closed, S.Closed)
+    assert in_order(seen, ["FE 6", "BE 6"]), seen
+    yard.attach(domid, f"{yard.image(8 * MiB, 'second')},raw,xvdb,rw")
+    with states(stage, second) as seen:
+        yard.detach(second)
+    assert in_order(seen, ["BE 5", "FE 6", "BE 6"]), seen
+    yard.attach(domid, f"{yard.image(8 * MiB, 'third')},raw,xvdb,rw")
+    with states(stage, second) as seen:
+        toolstack.destroy(stage.root, stage.point, domid)
+    assert in_order(seen, ["FE 6", "BE 5", "BE 6"]), seen

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from xl import spec, toolstack
@@ -16,9 +13,9 @@ from tests.mounted.mount import until
 from tests.net.conftest import BOTH_WAYS
 from tests.net.town import Town
 from tests.toolstack.stage import SECONDS
+from tests.toolstack.states import in_order, states
 from tests.toolstack.test_tree import golden, whole
 from xenfs.abi.xenbus import XenbusState as S
-from xenfs.domain import Refused
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Device
 
@@ -72,54 +69,14 @@ def test_keys_values_and_permissions_are_those_of_xl_and_linux(town: Town) -> No
     assert all(ours[p][1] == theirs[p][1] for p in theirs if p in ours), "permissions"
 
 
-@contextmanager
-def states(town: Town) -> Iterator[list[str]]:
-    """The states that the two ends write meanwhile, as `FE 1`, each as often as it is seen to change."""
-    seen: list[str] = []
-    ready, done = threading.Event(), threading.Event()
-
-    def follow() -> None:
-        with MountedDomain(0, town.stage.point) as root:
-            places = {DEVICE.frontend_path: "FE", DEVICE.backend_path: "BE"}
-            last: dict[str, str] = {}
-            watch = root.store.watch("/local/domain", "golden")
-            ready.set()
-            while not done.is_set():
-                watch.wait(0.05)
-                for place, name in places.items():
-                    try:
-                        said = root.store.read(f"{place}/state").decode()
-                    except Refused:
-                        said = ""
-                    if said != last.setdefault(place, said):
-                        last[place] = said
-                        if said:
-                            seen.append(f"{name} {said}")
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    ready.wait(SECONDS)
-    try:
-        yield seen
-    finally:
-        done.set()
-        thread.join()
-
-
-def in_order(seen: list[str], golden: list[str]) -> bool:
-    """Whether all that was seen is in the golden order; a look may miss what is soon over."""
-    rest = iter(golden)
-    return all(word in rest for word in seen)
-
-
 def test_states_as_a_frontend_leaves_and_comes_back(town: Town) -> None:
     town.guest(f",{MAC}")
-    with states(town) as seen:
+    with states(town.stage, DEVICE) as seen:
         os.kill(town.front(1), signal.SIGTERM)
         town.stage.until_states(DEVICE, S.Closed, S.Closed)
     assert seen[-1] == "BE 6"
     assert in_order(seen, ["FE 5", "BE 5", "FE 6", "BE 6"]), seen
-    with states(town) as seen:
+    with states(town.stage, DEVICE) as seen:
         with MountedDomain(1, town.stage.point) as guest:
             guest.store.write("device/vif/0/state", "1")
         town.stage.until_connected(DEVICE)
@@ -129,7 +86,7 @@ def test_states_as_a_frontend_leaves_and_comes_back(town: Town) -> None:
 
 def test_states_as_the_toolstack_detaches(town: Town) -> None:
     town.guest(f",{MAC}")
-    with states(town) as seen:
+    with states(town.stage, DEVICE) as seen:
         assert spec.detach(town.stage.store, [DEVICE]) == []
     assert in_order(seen, ["BE 5", "FE 6", "BE 5", "BE 6"]), seen
     until(lambda: not town.stage.pids("device/vif"), SECONDS)
@@ -137,6 +94,6 @@ def test_states_as_the_toolstack_detaches(town: Town) -> None:
 
 def test_states_as_a_guest_is_destroyed(town: Town) -> None:
     town.guest(f",{MAC}")
-    with states(town) as seen:
+    with states(town.stage, DEVICE) as seen:
         toolstack.destroy(town.stage.root, town.stage.point, 1)
     assert in_order(seen, ["FE 5", "FE 6", "BE 5", "BE 5", "BE 6"]), seen
