@@ -51,6 +51,7 @@ class DiskBack:
             environment = {**os.environ, "XEN": point, "XEN_DOMID": str(self.domid)}
             words = [sys.executable, "-m", "xenblk.front", str(NUMBER)]
             self.front = subprocess.Popen(words, env=environment, stderr=log, stdin=subprocess.DEVNULL)
+        self.started: list[subprocess.Popen[str]] = []
         held.callback(self._end)
         self.held = ExitStack()
         held.callback(lambda: self.held.close())
@@ -58,6 +59,9 @@ class DiskBack:
     def _end(self) -> None:
         self.front.send_signal(signal.SIGKILL)
         self.front.wait()
+        for process in self.started:  # which may have waited for the disk, that has gone
+            process.kill()
+            process.communicate()
         self.root.call(DestroyDomain(dom=self.domid))
 
     def set_state(self, state: S) -> None:
@@ -126,7 +130,9 @@ class DiskBack:
         """A program that uses the disk's file."""
         file = self.store.read(f"{self.front_path}/xenfs-file").decode()
         words = ["timeout", "-s", "KILL", "20", sys.executable, "-c", code, file]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.started.append(process)
+        return process
 
     def until_stopped(self, words: str) -> None:
         """Until the frontend has closed, and says why."""
@@ -164,7 +170,7 @@ def test_an_honest_backend_is_read_from(back: DiskBack) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda number, op: (number ^ 1, op, 0), "not in flight"),
+        (lambda number, op: (number ^ 512, op, 0), "not in flight"),
         (lambda _number, op: ((1 << 64) - 1, op, 0), "not in flight"),
         (lambda number, _op: (number, int(Op.write), 0), "operation 1"),
         (lambda number, op: (number, op, 7), "status 7"),
