@@ -102,7 +102,7 @@ class BlkBack(Backend):
         persistent = bool(their["feature-persistent"])
         grants = Grants(self.memory, self.device.domid, persistent=persistent, clock=self.loop.now)
         self.held.callback(grants.close)
-        workers = Workers(self.loop)
+        workers = Workers(self.loop, self.attempt)
         self.held.callback(workers.close)
         self._queues, self._grants = [], grants
         for key in sorted(key for key in their if key.startswith(_QUEUE)):

@@ -88,7 +88,7 @@ class BlkFront(Frontend):
             Path(folder).rmdir()
             raise LocalDeviceError(f"{error.strerror}", errno.EPERM) from None
         self.file.size = int(their["sectors"]) * SECTOR_SIZE
-        self.loop.watch(self.file.mount.fd, self._serve)
+        self.loop.watch(self.file.mount.fd, lambda: self.attempt(self._serve))
         self.store.write(f"{self.path}/{FILE}", self.file.path)
         if self._attendant is not None:
             self._busy = True
@@ -131,7 +131,8 @@ class BlkFront(Frontend):
         return False if self._busy else super()._connect()
 
     def _serve(self) -> None:
-        assert self.file is not None
+        if self.file is None:
+            return
         if not self.file.serve():
             self.loop.unwatch(self.file.mount.fd)
             self.complain("the mount of the disk's file is gone", errno.ENOTCONN)

@@ -6,8 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from xenfs.xenbus import Loop
+from xenfs.xenbus.loop import Call
 
 THREADS = 8
 Done = Callable[[OSError | None], None]
@@ -16,9 +18,9 @@ Done = Callable[[OSError | None], None]
 class Workers:
     """Jobs are done on threads, several at a time; `done` is called on the loop with the error, if there was one."""
 
-    def __init__(self, loop: Loop) -> None:
-        """Threads are started as they are needed."""
-        self._loop = loop
+    def __init__(self, loop: Loop, attempt: Callable[[Call], None]) -> None:
+        """Threads are started as they are needed. `attempt` calls what may go wrong with the device."""
+        self._loop, self._attempt = loop, attempt
         self._pool = ThreadPoolExecutor(THREADS, "xenblk")
         self._over: deque[tuple[Done, OSError | None]] = deque()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -42,7 +44,7 @@ class Workers:
         os.eventfd_read(self._fd)
         while self._over:
             done, error = self._over.popleft()
-            done(error)
+            self._attempt(partial(done, error))
 
     def close(self) -> None:
         """Wait for the jobs under way, whose `done` is not called any more."""
