@@ -49,7 +49,10 @@ class DiskHost:
     def fill(self) -> bytes:
         """Put other bytes into the image, each sector beginning with its number; what they are."""
         data = b"".join(number.to_bytes(4, "little") + os.urandom(508) for number in range(SECTORS))
-        self.image.write_bytes(data)
+        self.image.touch()
+        with self.image.open("r+b") as file:
+            file.write(data)  # in its place: a file that is made shorter first is a smaller disk for a moment
+            file.truncate()
         return data
 
     @contextmanager
