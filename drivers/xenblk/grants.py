@@ -76,8 +76,10 @@ class Grants:
             return self._once(pieces.list, readonly=readonly)
         found = self._known.get(pieces.raw)
         if found is None:
-            missing = tuple(dict.fromkeys(ref for ref, _, _ in pieces.list if ref not in self._at))
-            if missing and not self._keep(missing):
+            refs = dict.fromkeys(ref for ref, _, _ in pieces.list)
+            missing = tuple(ref for ref in refs if ref not in self._at)
+            wanted = {self._at[ref][0] for ref in refs if ref in self._at}
+            if missing and not self._keep(missing, wanted):
                 return self._once(pieces.list, readonly=readonly)
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
@@ -89,11 +91,13 @@ class Grants:
             self._groups.move_to_end(group)
         return Use(views, groups)
 
-    def _keep(self, refs: tuple[int, ...]) -> bool:
-        """Map pages to stay; whether that can be done."""
+    def _keep(self, refs: tuple[int, ...], wanted: set[Group]) -> bool:
+        """Map pages to stay, without letting go of those that are `wanted` as well; whether that can be done."""
         while len(self) + len(refs) > MOST:
-            if not self._drop(next((group for group in self._groups if not group.users), None)):
+            idle = (group for group in self._groups if not group.users and group not in wanted)
+            if (oldest := next(idle, None)) is None:
                 return False
+            self._drop(oldest)
         try:
             region = self._memory.map(self._domid, refs)
         except Refused:
@@ -105,15 +109,12 @@ class Grants:
             self._at[ref] = group, number * PAGE_SIZE
         return True
 
-    def _drop(self, group: Group | None) -> bool:
-        if group is None:
-            return False
+    def _drop(self, group: Group) -> None:
         del self._groups[group]
         for ref in group.refs:
             del self._at[ref]
         self._known.clear()
         group.region.close()
-        return True
 
     def _views(self, pieces: tuple[Piece, ...]) -> tuple[list[memoryview], list[Group]]:
         views: list[memoryview] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from xenblk.grants import IDLE_SECONDS, Grants
+from xenblk.grants import IDLE_SECONDS, MOST, Grants
 from xenblk.pool import Pool, Shape
 from xenblk.request import Parser, Pieces
 from xenblk.shadow import Shadow, Wish
@@ -13,6 +13,7 @@ from xenblk.shadow import Shadow, Wish
 from xenfs.abi.blkif import SEGMENT, X86_64, Op, Request
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import BareDomain
+from xenfs.hypervisor import Config
 from xenfs.ring import BackRing, FrontRing
 from xenfs.testing import in_memory
 from xenfs.xenbus import Counters, Loop, PeerProtocolError
@@ -189,6 +190,32 @@ def test_pages_are_kept_mapped_until_they_have_not_been_used_for_long() -> None:
         grants.close()
         assert front.memory.end_access(refs) == []
         front.memory.free(frames)
+
+
+def test_a_request_for_pages_that_would_be_let_go_for_its_others_keeps_them() -> None:
+    with in_memory(config=Config(frames=1 << 15, dom0_frames=64)) as xen:
+        for frames in (4096, 64):
+            xen.create_domain(frames=frames)
+        with xen.domain(1) as front, xen.domain(2) as back:
+            mine = front.memory.alloc(MOST + 4)
+            refs = front.memory.grant(mine, back.domid)
+            grants = Grants(back.memory, front.domid, persistent=True, clock=lambda: 0.0)
+
+            def use(*wanted: int) -> int:
+                raw = b"".join(SEGMENT.pack(ref, 0, 7) for ref in wanted)
+                wish = Parser(1 << 20, 512, lambda _ref, _size: b"").parse((READ, len(wanted), 0, 0, 0, raw))
+                found = grants.use(wish.pieces, readonly=False)
+                size = sum(len(view) for view in found.views)
+                found.done()
+                return size // PAGE_SIZE
+
+            for at in range(0, MOST, 8):
+                assert use(*refs[at : at + 8]) == 8
+            assert use(refs[0], *refs[MOST:]) == 5, "the oldest of all, and four for which others must go"
+            assert len(grants) <= MOST
+            grants.close()
+            assert front.memory.end_access(refs) == []
+            front.memory.free(mine)
 
 
 def test_pages_of_a_frontend_that_makes_others_each_time_are_mapped_for_the_request() -> None:

@@ -209,6 +209,9 @@ def test_b12_persistent_grants_are_kept_up_to_a_limit(host: DiskHost) -> None:
             assert guest.ask(guest.request(Op.read, 0, parts, 9)) == [(9, int(Op.read), OKAY)]
         mapped = int(Path(host.point, "hypervisor/frames").read_text().splitlines()[1].split()[4])
         assert MOST // 2 < mapped <= MOST + MOST_TABLES + 8
+        oldest, newest = refs[count - 8 * (mapped // 8) : count - 8 * (mapped // 8) + 1], guest.share(4)[2]
+        both = [Segment(ref, 0, 0) for ref in [*oldest, *newest]]
+        assert guest.ask(guest.request(Op.read, 0, both, 9)) == [(9, int(Op.read), OKAY)], "old pages and new ones"
         assert guest.ask(guest.request(Op.read, 0, [Segment(refs[0])], 9)) == [(9, int(Op.read), OKAY)]
 
 
