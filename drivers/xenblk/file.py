@@ -20,6 +20,7 @@ from xenblk.pool import Slot
 from xenblk.shadow import Shadow, Wish
 from xenfs import libfuse
 from xenfs.abi.blkif import SECTOR_SIZE, Op
+from xenfs.abi.xen import PAGE_SIZE
 from xenfs.fusemount import NOTHING, FuseMount
 
 _ROOT, _FILE = 1, 2
@@ -37,7 +38,7 @@ class DiskFile:
         """Mount. `others`: whether other users may use it. Raises MountError."""
         self.path, self._name = f"{folder}/{name}", name.encode()
         self._shadow, self.readonly = shadow, readonly
-        self.size = 0
+        self.size, self.sector_size = 0, SECTOR_SIZE
         self._folder = folder
         self._waiting: deque[tuple[Callable[[], None], bool]] = deque()
         """What waits while a part of a sector is being written, or to write one, which nothing else may be beside."""
@@ -128,16 +129,17 @@ class DiskFile:
     _release = _flush
 
     def _fsync(self, request: int, _ino: int, _data: int, _fi: Any) -> None:
-        if not self._shadow.flushes:
+        flush = self._shadow.flush
+        if flush is None:
             libfuse.reply_err(request, 0)
             return
-        self._when_allowed(lambda: self._add(Wish(int(Op.flush_diskcache), 0, 0, self._ended(request))))
+        self._when_allowed(lambda: self._add(Wish(int(flush), 0, 0, self._ended(request))))
 
     def _fallocate(self, request: int, _ino: int, mode: int, offset: int, size: int, _fi: Any) -> None:
         if mode != _PUNCH_HOLE | _KEEP_SIZE or not self._shadow.discards or self.readonly:
             raise OSError(errno.EOPNOTSUPP, "only holes are made here")
-        end = min(offset + size, self.size) // SECTOR_SIZE * SECTOR_SIZE
-        first = -(-offset // SECTOR_SIZE) * SECTOR_SIZE
+        end = min(offset + size, self.size) // self.sector_size * self.sector_size
+        first = -(-offset // self.sector_size) * self.sector_size
         if end <= first:
             libfuse.reply_err(request, 0)
             return
@@ -166,14 +168,19 @@ class DiskFile:
             return
         self._when_allowed(lambda: self._read_sectors(request, size, offset))
 
+    def _whole(self, offset: int, size: int) -> tuple[int, int, int]:
+        """The whole sectors around some bytes: the first, in units of 512 bytes, what is before the bytes, and how many
+        bytes they are."""
+        skip = offset % self.sector_size
+        start = offset - skip
+        return start // SECTOR_SIZE, skip, -(-(skip + size) // self.sector_size) * self.sector_size
+
     def _read_sectors(self, request: int, size: int, offset: int) -> None:
-        first = offset // SECTOR_SIZE
-        whole = -(-(offset + size) // SECTOR_SIZE) - first
-        skip = offset - first * SECTOR_SIZE
-        if not skip and size <= 4096 and size == whole * SECTOR_SIZE:
-            self._read_one(request, first, size)
+        sector, skip, whole = self._whole(offset, size)
+        if size <= PAGE_SIZE and size == whole:
+            self._read_one(request, sector, size)
             return
-        data = ctypes.create_string_buffer(whole * SECTOR_SIZE)
+        data = ctypes.create_string_buffer(whole)
 
         def drain(slot: Slot, at: int, count: int) -> None:
             ctypes.memmove(ctypes.byref(data, at), slot.address, count)
@@ -184,9 +191,9 @@ class DiskFile:
             else:
                 libfuse.reply_err(request, errno.EIO)
 
-        self._add(Wish(int(Op.read), first, whole * SECTOR_SIZE, done, drain=drain))
+        self._add(Wish(int(Op.read), sector, whole, done, drain=drain))
 
-    def _read_one(self, request: int, first: int, size: int) -> None:
+    def _read_one(self, request: int, sector: int, size: int) -> None:
         """A read that is a request: answered out of the page."""
 
         def done(good: bool) -> None:
@@ -196,7 +203,7 @@ class DiskFile:
         def drain(slot: Slot, _at: int, count: int) -> None:
             libfuse.reply_memory(request, slot.address, count)
 
-        self._add(Wish(int(Op.read), first, size, done, drain=drain))
+        self._add(Wish(int(Op.read), sector, size, done, drain=drain))
 
     def _write(self, request: int, _ino: int, address: int, size: int, offset: int, _fi: Any) -> None:
         if self.readonly:
@@ -205,7 +212,7 @@ class DiskFile:
             size = self.size - offset
         if size <= 0:
             raise OSError(errno.ENOSPC, "behind the end of the disk")
-        if offset % SECTOR_SIZE or size % SECTOR_SIZE:
+        if offset % self.sector_size or size % self.sector_size:
             data = ctypes.string_at(address, size)
             self._waiting.append((lambda: self._write_parts(request, data, offset), True))
             self.go_on()
@@ -241,9 +248,8 @@ class DiskFile:
     def _write_parts(self, request: int, data: bytes, offset: int) -> None:
         """With parts of sectors at its ends: read, change, write, and nothing else meanwhile."""
         self._alone = True
-        first = offset // SECTOR_SIZE
-        whole = -(-(offset + len(data)) // SECTOR_SIZE) - first
-        old = ctypes.create_string_buffer(whole * SECTOR_SIZE)
+        sector, skip, whole = self._whole(offset, len(data))
+        old = ctypes.create_string_buffer(whole)
 
         def drain(slot: Slot, at: int, count: int) -> None:
             ctypes.memmove(ctypes.byref(old, at), slot.address, count)
@@ -262,10 +268,10 @@ class DiskFile:
             if not good:
                 written(False)
                 return
-            ctypes.memmove(ctypes.byref(old, offset - first * SECTOR_SIZE), data, len(data))
-            self._shadow.add(Wish(int(Op.write), first, whole * SECTOR_SIZE, written, fill=fill))
+            ctypes.memmove(ctypes.byref(old, skip), data, len(data))
+            self._shadow.add(Wish(int(Op.write), sector, whole, written, fill=fill))
 
-        self._add(Wish(int(Op.read), first, whole * SECTOR_SIZE, there, drain=drain))
+        self._add(Wish(int(Op.read), sector, whole, there, drain=drain))
 
     def go_on(self) -> None:
         """Do what has waited, as far as it may be done now."""

@@ -16,7 +16,7 @@ from xenblk.loopdev import CONTROL
 from xenblk.names import disk_name
 from xenblk.pool import Pool, Shape
 from xenblk.shadow import Shadow
-from xenfs.abi.blkif import FORMATS, SECTOR_SIZE, X86_64, Info
+from xenfs.abi.blkif import FORMATS, SECTOR_SIZE, X86_64, Info, Op
 from xenfs.domain import Domain
 from xenfs.domain.mounted.xen import default_root
 from xenfs.fusemount import MountError
@@ -67,7 +67,8 @@ class BlkFront(Frontend):
     def connected(self, their: Values) -> None:
         """Ask again for what the backend before did not answer, and make the disk, when there is none yet."""
         self.counters.reconnects += 1
-        self.shadow.flushes = bool(their["feature-flush-cache"]) or bool(their["feature-barrier"])
+        cache, barrier = bool(their["feature-flush-cache"]), bool(their["feature-barrier"])
+        self.shadow.flush = Op.flush_diskcache if cache else Op.write_barrier if barrier else None
         self.shadow.discards = bool(their["feature-discard"])
         if self.file is None:
             self._make(their)
@@ -86,13 +87,15 @@ class BlkFront(Frontend):
             self.file = DiskFile(folder, name, self.shadow, readonly=readonly, others=root)
         except MountError as error:
             Path(folder).rmdir()
+            self._leave_device()
             raise LocalDeviceError(f"{error.strerror}", errno.EPERM) from None
         self.file.size = int(their["sectors"]) * SECTOR_SIZE
+        self.file.sector_size = int(their["sector-size"])
         self.loop.watch(self.file.mount.fd, lambda: self.attempt(self._serve))
         self.store.write(f"{self.path}/{FILE}", self.file.path)
         if self._attendant is not None:
             self._busy = True
-            sector_size = str(int(their["sector-size"]))
+            sector_size = str(self.file.sector_size)
             self._attendant.ask(["attach", self.file.path, sector_size, str(int(readonly))], self._attached)
 
     def _folder(self, name: str) -> str:
@@ -134,8 +137,25 @@ class BlkFront(Frontend):
         if self.file is None:
             return
         if not self.file.serve():
+            self.log(f"{self!r}: somebody has unmounted the disk's file; it is made anew")
+            self._lose()
+            self._make(self._offered(late=True))
+            self.step()
+
+    def _lose(self) -> None:
+        """There is no file and no block device any more."""
+        if self.file is not None:
             self.loop.unwatch(self.file.mount.fd)
-            self.complain("the mount of the disk's file is gone", errno.ENOTCONN)
+            self.shadow.give_up()
+            file, self.file = self.file, None
+            file.close()
+        self._leave_device()
+
+    def _leave_device(self) -> None:
+        if self._attendant is not None:
+            self._attendant.close()
+            self._attendant = None
+        self._node, self._busy = "", False
 
     def _event(self) -> None:
         self.counters.events_received += 1
@@ -180,15 +200,7 @@ class BlkFront(Frontend):
 
     def remove(self) -> None:
         """The disk goes with the device."""
-        if self.file is not None:
-            self.loop.unwatch(self.file.mount.fd)
-            self.shadow.give_up()
-            file, self.file = self.file, None
-            file.close()
-        if self._attendant is not None:
-            self._attendant.close()
-            self._attendant = None
-        self._node = ""
+        self._lose()
 
 
 if __name__ == "__main__":

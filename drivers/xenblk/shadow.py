@@ -68,8 +68,9 @@ class Shadow:
         """Whether there is another processor for the backend, so that it is worth staying awake."""
         self.segments = MAX_SEGMENTS
         """Most segments of a request of this backend's."""
-        self.flushes = self.discards = False
-        """What this backend can."""
+        self.flush: Op | None = None
+        """How this backend is asked to have on the disk what it has acknowledged, if it can."""
+        self.discards = False
 
     @property
     def idle(self) -> bool:
@@ -123,7 +124,7 @@ class Shadow:
             sector = wish.sector + wish.next // SECTOR_SIZE
             number = self._number(part)
             part.entry = Discard(number, sector, size // SECTOR_SIZE).emit()
-        elif wish.op == Op.flush_diskcache:
+        elif not wish.size:
             part = Part(wish, 0, 0)
             part.entry = direct(wish.op, 0, self._number(part), 0, [])
         else:
@@ -184,8 +185,8 @@ class Shadow:
         del self._parts[number]
         self._numbers.append(number)
         good = status == Status.okay
-        if status == Status.eopnotsupp and op == Op.flush_diskcache:
-            self.flushes, good = False, True
+        if status == Status.eopnotsupp and not wish.size:
+            self.flush, good = None, True
         elif status == Status.eopnotsupp and op == Op.discard:
             self.discards = False
         wish.good = wish.good and good
@@ -210,8 +211,9 @@ class Shadow:
             counters.bytes_out += size
 
     def give_up(self) -> None:
-        """The disk is gone: everything has failed."""
+        """Nobody waits any more: everything has failed. What the backend was asked it still answers."""
         wishes = {id(part.wish): part.wish for part in self._parts.values()} | {id(w): w for w in self._wishes}
-        self._parts, self._wishes, self._again = {}, deque(), deque()
+        self._wishes.clear()
         for wish in wishes.values():
             wish.done(False)
+            wish.done, wish.drain = lambda _good: None, lambda _slot, _at, _size: None

@@ -136,6 +136,7 @@ def test_sectors_of_4096_bytes(shared: Yard) -> None:
         try:
             assert shared.stage.store.read(f"{device.backend_path}/sector-size") == b"4096"
             assert shared.stage.store.read(f"{device.backend_path}/sectors") == b"131072"
+            assert python(ODD, str(shared.file(device)), host.path, str(64 * MiB), "11") == "ok\n"
             node = shared.node(device)
             assert run("blockdev", "--getss", "--getsize64", node).split() == ["4096", str(64 * MiB)]
             run("mkfs.ext4", "-q", node)

@@ -17,6 +17,9 @@ file=$(x store read /local/domain/1/device/vbd/51712/xenfs-file)
 stat -c %s "$file"
 dd if=data of="$file" bs=4000 seek=3 conv=notrunc,fsync status=none
 cmp -n 262144 -i 0:12000 data image && cmp "$file" image && echo same
+fusermount -u "$(dirname "$file")"
+until new=$(x store read /local/domain/1/device/vbd/51712/xenfs-file 2>&-) && [ "$new" != "$file" ]; do :; done
+cmp "$new" image && echo made anew
 x store exists /local/domain/1/device/vbd/51712/xenfs-device || echo a file only
 x block-detach mine xvda; x destroy mine
 kill $(cat "$XEN.run/devd-0.pid"); x umount; echo $?
@@ -26,4 +29,4 @@ grep -c "$TMPDIR" /proc/self/mounts
 
 def test_an_ordinary_user_has_the_disk_as_a_file(reachable: Lab) -> None:
     done = as_nobody(reachable, SCRIPT)
-    assert done.stdout == f"{8 << 20}\nsame\na file only\n0\n0\n", done.stderr
+    assert done.stdout == f"{8 << 20}\nsame\nmade anew\na file only\n0\n0\n", done.stderr

@@ -70,8 +70,14 @@ class DiskBack:
     def until_state(self, *states: S) -> None:
         until(lambda: read_state(self.store, self.front_path) in states, SECONDS)
 
-    def connect(self) -> DiskBack:
-        """Offer, map the ring, say what the disk is like."""
+    def connect(self, **late: int) -> DiskBack:
+        """Offer, map the ring, say what the disk is like, and serve until the frontend is connected."""
+        self.say(**late)
+        self.serve_until(lambda: read_state(self.store, self.front_path) is S.Connected)
+        return self
+
+    def say(self, **late: int) -> None:
+        """As far as saying what the disk is like."""
         self.until_state(S.Initialising)
         self.store.write(f"{self.path}/feature-max-indirect-segments", "0")
         self.set_state(S.InitWait)
@@ -82,11 +88,10 @@ class DiskBack:
         self.channel = self.held.enter_context(
             self.root.events.bind_interdomain(self.domid, keys.number("event-channel"))
         )
-        for name, value in {"sectors": 2048, "info": 0, "sector-size": 512, "feature-flush-cache": 1}.items():
-            self.store.write(f"{self.path}/{name}", str(value))
+        said = {"sectors": 2048, "info": 0, "sector_size": 512, "feature_flush_cache": 1, **late}
+        for name, value in said.items():
+            self.store.write(f"{self.path}/{name.replace('_', '-')}", str(value))
         self.set_state(S.Connected)
-        self.serve_until(lambda: read_state(self.store, self.front_path) is S.Connected)
-        return self
 
     def take(self) -> Entry:
         """The next request."""
@@ -156,9 +161,41 @@ class DiskBack:
 
 
 @pytest.fixture
-def back(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiskBack]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DiskBack]:
     with ExitStack() as held:
-        yield DiskBack(tmp_path_factory.mktemp("machine"), held).connect()
+        yield DiskBack(tmp_path_factory.mktemp("machine"), held)
+
+
+@pytest.fixture
+def back(fresh: DiskBack) -> DiskBack:
+    return fresh.connect()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sectors", 1 << 54), ("sectors", -1), ("sector_size", 0), ("sector_size", 768), ("info", 8)]
+)
+def test_a_disk_that_cannot_be_is_refused_and_a_possible_one_taken(fresh: DiskBack, name: str, value: int) -> None:
+    fresh.say(**{name: value})
+    fresh.until_stopped(f"{name.replace('_', '-')} = '{value}'")
+    fresh.held.close()
+    fresh.held = ExitStack()
+    fresh.set_state(S.Closed)
+    fresh.until_state(S.Initialising)
+    fresh.connect()
+
+
+def test_a_flush_is_a_barrier_where_that_is_all_there_is(fresh: DiskBack) -> None:
+    fresh.connect(feature_flush_cache=0, feature_barrier=1)
+    writer = fresh.start(WRITE + "; os.fsync(fd); print('flushed')")
+    barriers = []
+    while writer.poll() is None:
+        for entry in fresh.ring.ring.take():
+            if entry[0] == Op.write_barrier:
+                barriers.append(entry[1])
+            fresh.honest(entry)
+        fresh.channel.wait(0.01)
+    assert writer.communicate()[0] == "512\nflushed\n"
+    assert barriers == [0], "once, with no segments"
 
 
 def test_an_honest_backend_is_read_from(back: DiskBack) -> None:
