@@ -12,6 +12,7 @@ from xenblk.loopdev import LoopDevice
 
 from tests.block.conftest import need_loop
 from tests.block.yard import Yard, python, run
+from tests.mounted.command.lab import PROGRAM
 from tests.mounted.mount import until
 from tests.need import need_tool
 from tests.toolstack.stage import SECONDS
@@ -103,6 +104,25 @@ def test_the_guest_has_it_as_xvda_with_its_partitions(disk: tuple[Yard, Device, 
     script = f"{parts}; mkfs.ext4 -q /dev/xvda1; mount /dev/xvda1 /mnt; echo hi > /mnt/x; cat /mnt/x; umount /mnt"
     assert yard.stage.fine("exec", str(device.domid), "--", "sh", "-e", "-c", script) == "hi\n"
     assert not Path("/dev/xvda").exists(), "the host sees nothing of it"
+
+
+def test_what_a_guest_says_of_its_disks_is_taken_for_a_disk_or_passed_over(disk: tuple[Yard, Device, Path]) -> None:
+    need_loop()
+    yard, device, _ = disk
+    guest, node = str(device.domid), yard.node(device).rpartition("/")[2]
+    twice = ("exec", guest, "--", *PROGRAM, "exec", guest, "--", "readlink", "/dev/xvda")
+    base = f"/local/domain/{guest}/device/vbd"
+    lies = [("/d/null", "/dev/loop0"), ("/d/xvdz", "/dev/../etc/passwd"), ("/d/xen", "/dev/loop0"), ("", "/dev/loop1")]
+    try:
+        for number, (file, where) in enumerate(lies):
+            yard.stage.store.write(f"{base}/{900 + number}/xenfs-file", file)
+            yard.stage.store.write(f"{base}/{900 + number}/xenfs-device", where)
+        script = "test -c /dev/null && test -d /dev/xen && ! test -e /dev/xvdz && readlink /dev/xvda"
+        assert yard.stage.fine("exec", guest, "--", "sh", "-c", script) == f".host/{node}\n"
+        assert yard.stage.fine(*twice) == f".host/{node}\n", "within one that has such a disk already"
+    finally:
+        for number in range(len(lies)):
+            yard.stage.store.rm(f"{base}/{900 + number}")
 
 
 def test_a_disk_larger_than_two_tebibytes(shared: Yard) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,8 @@ from xenfs.commands.namespace import join_net, replace_dev, separate
 from xenfs.commands.place import served
 from xenfs.commands.run import CANNOT_RUN, NOT_FOUND, SETUP_FAILED
 from xenfs.commands.running import RunDirectory
+
+_DISK, _LOOP = re.compile(r"(xvd|sd|hd)[a-z]{1,3}\d{0,2}"), re.compile(r"/dev/loop\d{1,7}")
 
 
 def environment(point: str, domid: int) -> dict[str, str]:
@@ -41,14 +44,16 @@ def _entered(which: str) -> tuple[str, int]:
 
 def disks(point: str, domid: int) -> dict[str, str]:
     """The block devices that are a guest's disks, by their names there: as blkfront says in its nodes, and only root's
-    has any.
+    has any. The guest could have written there what it likes: what no blkfront says is passed over.
     """
     found: dict[str, str] = {}
     if os.geteuid() == 0:
         for said in Path(f"{point}/xenstore/local/domain/{domid}/device/vbd").glob("*/xenfs-device"):
             with suppress(OSError):
                 file = said.with_name("xenfs-file").read_text().strip()
-                found[Path(file).name] = said.read_text().strip()
+                name, device = Path(file).name, said.read_text().strip()
+                if _DISK.fullmatch(name) and _LOOP.fullmatch(device):
+                    found[name] = device
     return found
 
 

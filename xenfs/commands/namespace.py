@@ -100,23 +100,29 @@ def _link_disks(place: str, disks: Mapping[str, str]) -> None:
     """Have disks under the names that they have in the guest, with the partitions that they have or will have."""
     Path(f"{place}/{_HOST}").mkdir()
     mount("/dev", f"{place}/{_HOST}", flags=MS_BIND | MS_REC)
+    for name, target in _disk_links(disks).items():
+        Path(f"{place}/{name}").symlink_to(f"{_HOST}/{target}")
+
+
+def _disk_links(disks: Mapping[str, str]) -> dict[str, str]:
+    """The names of disks and of their partitions, and of the host's devices behind them."""
+    found: dict[str, str] = {}
     for name, device in disks.items():
         node = Path(device).name
-        Path(f"{place}/{name}").symlink_to(f"{_HOST}/{node}")
-        for part in range(1, _PARTITIONS + 1):
-            Path(f"{place}/{name}{part}").symlink_to(f"{_HOST}/{node}p{part}")
+        found |= {f"{name}{part}": f"{node}p{part}" for part in range(1, _PARTITIONS + 1)} | {name: node}
+    return found
 
 
 def replace_dev(devices: str, disks: Mapping[str, str]) -> None:
     """Put a directory of devices at /dev/xen, beside the host's own nodes: in this namespace only. `disks`: the host's
-    block devices by the names that they are to have. Raises OSError.
+    block devices by the names that they are to have, also where the host has such a name. Raises OSError.
     """
-    place = tempfile.mkdtemp(prefix="xenfs-dev-")
+    place, taken = tempfile.mkdtemp(prefix="xenfs-dev-"), {"xen", _HOST, *_disk_links(disks)}
     try:
         mount("xenfs-dev", place, "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=755,size=64k")
         with os.scandir("/dev") as entries:
             for entry in sorted(entries, key=lambda e: e.name):
-                if entry.name != "xen":
+                if entry.name not in taken:
                     _copy(entry, place)
         target = f"{place}/xen"
         Path(target).mkdir()
