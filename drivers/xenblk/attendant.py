@@ -27,8 +27,7 @@ class Attendant:
         """Start the process."""
         self._loop = loop
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._pid = os.fork()
-        if not self._pid:
+        if not os.fork():
             _attend(theirs)
         theirs.close()
         self._socket = ours

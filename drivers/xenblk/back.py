@@ -60,10 +60,10 @@ class BlkBack(Backend):
         """Open what is behind the disk; an image of another format is served by qemu-nbd."""
         params, readonly = str(self.config["params"]), self.config["mode"] == "r"
         direct = bool(self.config["direct-io-safe"])
+        if not params:
+            raise LocalDeviceError("params: no medium", errno.ENOMEDIUM)
         try:
             form, _, path = params.partition(":") if ":" in params.split("/", 1)[0] else ("raw", "", params)
-            if not params:
-                raise OSError(errno.ENOMEDIUM, "no medium", "params")
             if form == "raw":
                 self.disk = FileDisk(path, readonly=readonly, direct=direct)
             else:

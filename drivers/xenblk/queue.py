@@ -32,15 +32,13 @@ class Queue:
         self._ring, self._channel, self._grants = ring, channel, grants
         self._disk, self._workers, self._counters = disk, workers, counters
         self._parser = Parser(disk.size() // SECTOR_SIZE, disk.sector_size, grants.table)
-        self._under_way = self._writing = 0
+        self._writing = 0
         self._waiting: deque[Wish] = deque()
         """Behind a flush or a barrier that waits itself: at its head."""
         self._barrier = False
         self.closed = False
         self.alone = False
         """Whether this is the only ring, and there is another processor for the frontend: worth staying awake."""
-        self.idle: Callable[[], None] = lambda: None
-        """Called when nothing is under way any more."""
 
     @property
     def sectors(self) -> int:
@@ -139,16 +137,13 @@ class Queue:
         self._elsewhere(wish, carry_out, use)
 
     def _elsewhere(self, wish: Wish, job: Callable[[], None], use: Use | None = None) -> None:
-        self._under_way += 1
         self._writing += wish.op in _WRITES
 
         def done(error: OSError | None) -> None:
-            self._under_way -= 1
             self._writing -= wish.op in _WRITES
             if self.closed:
                 if use is not None:
                     use.done()
-                self.idle()
                 return
             if wish.op == Op.write_barrier:
                 self._barrier = False
@@ -190,11 +185,6 @@ class Queue:
         if self._ring.publish():
             self._counters.events_sent += 1
             self._channel.notify()
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is under way on threads."""
-        return self._under_way > 0
 
     def close(self) -> None:
         """Answer nothing more."""

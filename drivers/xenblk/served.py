@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from xenblk.nbd import SECONDS, NbdDisk
@@ -36,38 +35,37 @@ class Served:
             raise OSError(errno.ENOENT, f"{form} needs {TOOL}; to mend it: apt-get install {PACKAGE}")
         if not Path(path).exists():
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        self._folder = tempfile.mkdtemp(prefix="xenblk-")
-        self._socket = f"{self._folder}/nbd"
-        words = [tool, "--persistent", "--shared=1", "-k", self._socket, "-f", FORMATS.get(form, form)]
-        words += ["--discard=unmap", *(["--read-only"] if readonly else []), path]
-        self._process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=_with_parent
-        )
-        try:
-            self._wait()
-            self.disk = NbdDisk(self._socket, readonly=readonly)
-        except BaseException:
-            self.close()
-            raise
+        words = [tool, "--persistent", "--shared=1", "-f", FORMATS.get(form, form)]
+        words += ["--discard=unmap", *(["--read-only"] if readonly else [])]
+        with tempfile.TemporaryDirectory(prefix="xenblk-") as folder:  # gone when both are connected
+            at, said = f"{folder}/nbd", Path(folder, "stderr")
+            with said.open("wb") as stderr:
+                self._process = subprocess.Popen(
+                    [*words, "-k", at, path], stdin=subprocess.DEVNULL, stderr=stderr, preexec_fn=_with_parent
+                )
+            try:
+                self._wait(at, said)
+                self.disk = NbdDisk(at, readonly=readonly)
+            except BaseException:
+                self._end()
+                raise
 
-    def _wait(self) -> None:
+    def _wait(self, at: str, said: Path) -> None:
         """Until its socket is there."""
         deadline = time.monotonic() + SECONDS
-        while not Path(self._socket).exists():
+        while not Path(at).exists():
             if self._process.poll() is not None:
-                assert self._process.stderr is not None
-                said = self._process.stderr.read().decode(errors="replace").strip()
-                raise OSError(errno.EIO, said.removeprefix(f"{TOOL}: ") or f"{TOOL} has ended")
+                words = said.read_text(errors="replace").strip()
+                raise OSError(errno.EIO, words.removeprefix(f"{TOOL}: ") or f"{TOOL} has ended")
             if time.monotonic() > deadline:
                 raise OSError(errno.ETIMEDOUT, f"{TOOL} did not start within {SECONDS:.0f} s")
             select.select([], [], [], 0.01)
 
     def close(self) -> None:
         """End it, when it has written everything."""
-        with suppress(AttributeError):
-            self.disk.close()
+        self.disk.close()
+        self._end()
+
+    def _end(self) -> None:
         self._process.terminate()
         self._process.wait()
-        if self._process.stderr is not None:
-            self._process.stderr.close()
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -157,7 +157,10 @@ def test_when_the_disk_is_gone_everything_has_failed(ends: Ends) -> None:
     ends.wish("large", READ, 0, 200 * PAGE_SIZE)
     ends.shadow.give_up()
     assert sorted(ends.done) == [("a", False), ("b", False), ("c", False), ("large", False)]
+    while asked := ends.other.take():
+        ends.answer(*asked)
     assert ends.shadow.idle
+    assert len(ends.done) == 4, "what the backend says now is nobody's"
 
 
 def test_pages_are_kept_mapped_until_they_have_not_been_used_for_long() -> None:

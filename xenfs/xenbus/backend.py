@@ -224,14 +224,14 @@ class Backend(End):
 
 
 _STEPS: dict[BackStep, Callable[[Backend], bool]] = {
-    BackStep.END: Backend._end,
-    BackStep.OFFER: Backend._offer,
-    BackStep.AWAIT: Backend._await,
-    BackStep.CONNECT: Backend._connect,
-    BackStep.WORK: Backend._work,
-    BackStep.RECONNECT: Backend._offer,
-    BackStep.EVICT: Backend._evict,
-    BackStep.CLOSE: Backend._close,
-    BackStep.CLOSED: Backend._closed,
-    BackStep.STOPPED: Backend._stopped,
+    BackStep.END: lambda end: end._end(),
+    BackStep.OFFER: lambda end: end._offer(),
+    BackStep.AWAIT: lambda end: end._await(),
+    BackStep.CONNECT: lambda end: end._connect(),
+    BackStep.WORK: lambda end: end._work(),
+    BackStep.RECONNECT: lambda end: end._offer(),
+    BackStep.EVICT: lambda end: end._evict(),
+    BackStep.CLOSE: lambda end: end._close(),
+    BackStep.CLOSED: lambda end: end._closed(),
+    BackStep.STOPPED: lambda end: end._stopped(),
 }
