@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 
 from xenblk.disk import Disk, FileDisk
-from xenblk.grants import Grants
 from xenblk.queue import Queue
 from xenblk.request import MAX_INDIRECT
 from xenblk.served import Served
@@ -19,6 +18,7 @@ from xenfs.domain import Domain
 from xenfs.xenbus import GREF, PORT, Backend, Counters, LocalDeviceError, Loop, OtherEnd, main
 from xenfs.xenbus.classes import VBD
 from xenfs.xenbus.end import Log, Values, to_stderr
+from xenfs.xenbus.grants import Grants
 from xenfs.xenbus.keys import Value
 
 MAX_ORDER = 4

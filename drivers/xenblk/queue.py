@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable
 
 from xenblk.disk import Disk
-from xenblk.grants import Grants, Use
 from xenblk.request import Bad, Parser, Wish
 from xenblk.workers import Workers
 from xenfs.abi.blkif import SECTOR_SIZE, Op, Request, Status
 from xenfs.domain import Channel, Refused
 from xenfs.ring import BackRing
 from xenfs.xenbus import Counters
+from xenfs.xenbus.grants import Grants, Use
 
 _WRITES = (Op.write, Op.write_barrier, Op.discard)
 

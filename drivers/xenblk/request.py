@@ -18,14 +18,13 @@ from xenfs.abi.blkif import (
     Status,
 )
 from xenfs.domain import Refused
+from xenfs.xenbus.grants import Pieces
 
 MAX_INDIRECT = 256
 """Segments of an indirect request, as blkback offers."""
 _DATA = (Op.read, Op.write, Op.write_barrier, Op.flush_diskcache)
 _REMEMBERED = 512
 """Lists of segments."""
-Piece = tuple[int, int, int]
-"""A grant, an offset in its page, and a number of bytes."""
 FetchTable = Callable[[int, int], bytes]
 """Gives so many bytes of a descriptor page, copied; raises Refused."""
 
@@ -37,15 +36,6 @@ class Bad(Exception):
         """`op`: what the response repeats."""
         super().__init__(why)
         self.op, self.status = op, status
-
-
-@dataclass(frozen=True, slots=True)
-class Pieces:
-    """Segments that were looked at and found good; `raw` is how the guest wrote them, and tells them from others."""
-
-    raw: bytes
-    list: tuple[Piece, ...]
-    size: int
 
 
 _NONE = Pieces(b"", (), 0)

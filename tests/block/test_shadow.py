@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from xenblk.grants import IDLE_SECONDS, MOST, Grants
 from xenblk.pool import Pool, Shape
-from xenblk.request import Parser, Pieces
+from xenblk.request import Parser
 from xenblk.shadow import Shadow, Wish
 
 from xenfs.abi.blkif import SEGMENT, X86_64, Op, Request
@@ -18,6 +17,7 @@ from xenfs.ring import BackRing, FrontRing
 from xenfs.testing import in_memory
 from xenfs.xenbus import Counters, Loop, PeerProtocolError
 from xenfs.xenbus.frontend import Shared
+from xenfs.xenbus.grants import IDLE_SECONDS, MOST, Grants, Pieces
 
 SHAPE = Shape(small=3, large=2, large_pages=16)
 READ, WRITE, FLUSH = int(Op.read), int(Op.write), int(Op.flush_diskcache)

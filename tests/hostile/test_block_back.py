@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from xenblk.grants import MOST, MOST_TABLES
 from xenblk.loopdev import CONTROL, LoopDevice
 
 from tests.hostile.disk_guest import ERROR, OKAY, PAGES, SECONDS, SECTORS, SIZE, UNSUPPORTED, DiskGuest, DiskHost
@@ -17,6 +16,7 @@ from xenfs.abi.blkif import SEGMENT, X86_64, Discard, Indirect, Op, Segment
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.abi.xenbus import XenbusState as S
 from xenfs.testing.peers import Flipper, MockFront
+from xenfs.xenbus.grants import MOST, MOST_TABLES
 
 CYCLES = int(os.environ.get("XENFS_CYCLES", "7"))
 """XENFS_CYCLES=10000 for what XSA-350 wants; the backend takes its time, up to 5 s, for who comes again and again."""

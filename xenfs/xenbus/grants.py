@@ -1,4 +1,4 @@
-"""A guest's pages in blkback: kept mapped as long as they are in use, or mapped for one request.
+"""A frontend's pages in a backend: kept mapped as long as they are in use, or mapped for one request.
 
 Pages that were mapped for the same request are a group: they lie one behind the other, so that the next request with
 them is read and written in one piece, and they are unmapped together.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from xenblk.request import Piece, Pieces
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Memory, Refused, Region
 
@@ -21,6 +21,17 @@ MOST_TABLES = 64
 """Pages of descriptors kept mapped."""
 IDLE_SECONDS = 60.0
 """How long they are kept unused."""
+Piece = tuple[int, int, int]
+"""A grant, an offset in its page, and a number of bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Segments that were looked at and found good; `raw` is how the guest wrote them, and tells them from others."""
+
+    raw: bytes
+    list: tuple[Piece, ...]
+    size: int
 
 
 class Group:
