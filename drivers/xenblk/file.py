@@ -1,4 +1,4 @@
-"""The disk as a file: a mount with one file in it, whose reads and writes become wishes of the shadow.
+"""The disk as a file: a mount with one file in it, whose reads and writes become wishes.
 
 The file takes any offset and size, as files do. Where a write begins or ends within a sector, that sector is read
 first, with nothing else under way meanwhile.
@@ -14,10 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from xenblk.pool import Slot
-from xenblk.shadow import Shadow, Wish
+from xenblk.shadow import Wish
 from xenfs import libfuse
 from xenfs.abi.blkif import SECTOR_SIZE, Op
 from xenfs.abi.xen import PAGE_SIZE
@@ -31,13 +31,39 @@ OPTIONS = ("fsname=xenblk", "subtype=xenblk", "default_permissions", "auto_unmou
 """The last has the mount end with this process, also when that is killed."""
 
 
+class Wishes(Protocol):
+    """Who fulfils wishes: what a disk's file needs of a Shadow."""
+
+    flush: Op | None
+    discards: bool
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is wished for."""
+
+    def add(self, wish: Wish) -> None:
+        """Ask for something, with the next `push`."""
+
+    def push(self) -> None:
+        """Ask for as much as can be asked for now."""
+
+    def kick(self) -> None:
+        """Tell whoever is asked."""
+
+    def linger(self) -> bool:
+        """Stay awake for a moment for an answer; whether one has come."""
+
+    def answered(self) -> None:
+        """Take the answers."""
+
+
 class DiskFile:
     """A mount at `folder`, with the file `name`."""
 
-    def __init__(self, folder: str, name: str, shadow: Shadow, *, readonly: bool, others: bool) -> None:
+    def __init__(self, folder: str, name: str, wishes: Wishes, *, readonly: bool, others: bool) -> None:
         """Mount. `others`: whether other users may use it. Raises MountError."""
         self.path, self._name = f"{folder}/{name}", name.encode()
-        self._shadow, self.readonly = shadow, readonly
+        self._wishes, self.readonly = wishes, readonly
         self.size, self.sector_size = 0, SECTOR_SIZE
         self._folder = folder
         self._waiting: deque[tuple[Callable[[], None], bool]] = deque()
@@ -68,9 +94,9 @@ class DiskFile:
                 alive = length in NOTHING
                 break
             mount.process(buffer, length)
-        self._shadow.kick()
-        if self._shadow.linger():
-            self._shadow.answered()
+        self._wishes.kick()
+        if self._wishes.linger():
+            self._wishes.answered()
             self.go_on()
         return alive
 
@@ -129,14 +155,14 @@ class DiskFile:
     _release = _flush
 
     def _fsync(self, request: int, _ino: int, _data: int, _fi: Any) -> None:
-        flush = self._shadow.flush
+        flush = self._wishes.flush
         if flush is None:
             libfuse.reply_err(request, 0)
             return
         self._when_allowed(lambda: self._add(Wish(int(flush), 0, 0, self._ended(request))))
 
     def _fallocate(self, request: int, _ino: int, mode: int, offset: int, size: int, _fi: Any) -> None:
-        if mode != _PUNCH_HOLE | _KEEP_SIZE or not self._shadow.discards or self.readonly:
+        if mode != _PUNCH_HOLE | _KEEP_SIZE or not self._wishes.discards or self.readonly:
             raise OSError(errno.EOPNOTSUPP, "only holes are made here")
         end = min(offset + size, self.size) // self.sector_size * self.sector_size
         first = -(-offset // self.sector_size) * self.sector_size
@@ -151,8 +177,8 @@ class DiskFile:
         return lambda good: libfuse.reply_err(request, 0 if good else errno.EIO)
 
     def _add(self, wish: Wish) -> None:
-        self._shadow.add(wish)
-        self._shadow.push()
+        self._wishes.add(wish)
+        self._wishes.push()
 
     def _when_allowed(self, call: Callable[[], None]) -> None:
         """Now, or when no sector is being put together any more."""
@@ -269,16 +295,16 @@ class DiskFile:
                 written(False)
                 return
             ctypes.memmove(ctypes.byref(old, skip), data, len(data))
-            self._shadow.add(Wish(int(Op.write), sector, whole, written, fill=fill))
+            self._wishes.add(Wish(int(Op.write), sector, whole, written, fill=fill))
 
         self._add(Wish(int(Op.read), sector, whole, there, drain=drain))
 
     def go_on(self) -> None:
         """Do what has waited, as far as it may be done now."""
-        while self._waiting and not self._alone and (self._shadow.idle or not self._waiting[0][1]):
+        while self._waiting and not self._alone and (self._wishes.idle or not self._waiting[0][1]):
             self._waiting.popleft()[0]()
-        self._shadow.push()
-        self._shadow.kick()
+        self._wishes.push()
+        self._wishes.kick()
 
     def close(self) -> None:
         """Unmount, also when somebody has it open, and remove the directory."""
