@@ -11,13 +11,13 @@ from xenfs.commands.failure import Unable
 from xenfs.xenbus import Device, DeviceClass, main
 from xenfs.xenbus.classes import CLASSES
 from xenfs.xenbus.end import End
-from xl import vbd, vif
+from xl import usb, vbd, vif
 from xl.config import pairs
 from xl.spec import DeviceSpec
 
 Lookup = Callable[[str], int]
 Parse = Callable[[str, int, int, Lookup], DeviceSpec]
-PARSERS: Mapping[str, Parse] = MappingProxyType({"vif": vif.parse, "vbd": vbd.parse})
+PARSERS: Mapping[str, Parse] = MappingProxyType({"vif": vif.parse, "vbd": vbd.parse, "vusb": usb.parse})
 FRONTENDS, BACKENDS = "xenfs.frontends", "xenfs.backends"
 
 

@@ -20,12 +20,12 @@ from xenfs.commands.running import RunDirectory
 from xenfs.domain import Refused
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus.keys import OtherEnd
-from xl import kinds, spec, tree
+from xl import kinds, spec, tree, usb
 from xl.config import GuestConfig
 from xl.spec import DeviceSpec
 
 PAGES_PER_MIB = 256
-KINDS = (("vif", "vif"), ("disk", "vbd"), ("usbctrl", "vusb"), ("usbdev", "vusb"))
+KINDS = (("vif", "vif"), ("disk", "vbd"), ("usbctrl", "vusb"))
 """Words of the configuration, and what they are."""
 
 
@@ -56,7 +56,8 @@ def specs(root: MountedDomain, point: str, config: GuestConfig, domid: int) -> l
         if each.device.frontend_path in seen:
             raise Unable(f"{each.device}: twice in the configuration")
         seen.add(each.device.frontend_path)
-    return found
+    plugged = usb.fill([each for each in found if each.device.kind == "vusb"], config.usbdev, domid)
+    return [each for each in found if each.device.kind != "vusb"] + plugged
 
 
 def create(root: MountedDomain, point: str, config: GuestConfig) -> int:
@@ -83,6 +84,8 @@ def create(root: MountedDomain, point: str, config: GuestConfig) -> int:
             spec.add(root.store, each)
         for each in devices:
             spec.wait_ready(root.store, each)
+            if each.device.kind == "vusb":
+                usb.wait_plugged(root.store, each.device, usb.ports(root.store, each.device))
         place = RunDirectory(point)
         place.make(domid)
         place.write(domid, "config", asdict(config))

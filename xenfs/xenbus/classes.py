@@ -196,6 +196,7 @@ VUSB = DeviceClass(
         Key("conn-ring-ref", W.frontend, GREF, about="the grant of the connection ring's page"),
         Key("event-channel", W.frontend, PORT, about="one port for both rings"),
         Key("protocol", W.frontend, Text(), ""),
+        _front("feature-persistent", about="xenfs: uses the same pages again, which may stay mapped"),
     ),
 )
 

@@ -1,0 +1,190 @@
+"""A port of usbback: which device is in it, at which address, and whether another has that device already.
+
+What `port/N` says is `<kind>:<argument>`, or a bus path such as 3-1.5 for a real device. Kinds are the entry points of
+the group `xenusb.devices`; `python:<module>:<class>:<argument>` is a class by name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import importlib
+import os
+import re
+import socket
+from collections.abc import Callable
+from hashlib import sha256
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xenfs.abi.usbif import Speed, Status
+from xenfs.xenbus.loop import Call, Loop
+from xenusb.device import Host, Transfer, UsbDevice
+
+if TYPE_CHECKING:
+    from xenusb.back import UsbBack
+
+STATUS = "port-status"
+"""Keys `port-status/N` of the backend's: what is in a port, or why nothing is."""
+GROUP = "xenusb.devices"
+_BUS_PATH = re.compile(r"\d+-\d+(\.\d+)*")
+_SHOWN = 200
+Make = Callable[[str, Host], UsbDevice]
+
+
+def find(text: str) -> tuple[Make, str]:
+    """What makes the device that a port's text names, and its argument. Raises OSError."""
+    if _BUS_PATH.fullmatch(text):
+        from xenusb.real import RealDevice
+
+        return RealDevice, text
+    kind, _, argument = text.partition(":")
+    if kind == "python":
+        module, _, rest = argument.partition(":")
+        name, _, argument = rest.partition(":")
+        return _load(module, name, text), argument
+    for entry in entry_points(group=GROUP, name=kind):
+        made: Make = entry.load()
+        return made, argument
+    known = sorted({entry.name for entry in entry_points(group=GROUP)})
+    raise OSError(errno.EINVAL, f"neither a bus path such as 1-2 nor a device of {', '.join(known)}, python", text)
+
+
+def _load(module: str, name: str, text: str) -> Make:
+    try:
+        found: Make = getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise OSError(errno.ENOENT, f"{type(error).__name__}: {error}", text) from None
+    return found
+
+
+class Claim:
+    """A device that nobody else may have meanwhile: by a lock on the file that it is made of, else by its name."""
+
+    def __init__(self, text: str) -> None:
+        """Claim what a port's text names. Raises OSError: EBUSY when another port has it."""
+        kind, _, argument = text.partition(":")
+        path = argument.partition(",")[0]
+        try:
+            if kind != "python" and Path(path).is_absolute() and Path(path).exists():
+                self._held: int | socket.socket = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                self._held = socket.socket(socket.AF_UNIX)
+                if argument:
+                    self._held.bind(f"\0xenusb {os.geteuid()} {sha256(text.encode()).hexdigest()[:32]}")
+        except OSError as error:
+            if hasattr(self, "_held"):
+                self.close()
+            if error.errno in (errno.EAGAIN, errno.EADDRINUSE):
+                raise OSError(errno.EBUSY, "it is in another port already", text) from None
+            raise OSError(error.errno, error.strerror, path) from None
+
+    def close(self) -> None:
+        """Let go."""
+        if isinstance(self._held, int):
+            os.close(self._held)
+        else:
+            self._held.close()
+
+
+class Port:
+    """One port. Implements Host for what is in it."""
+
+    def __init__(self, number: int, back: UsbBack) -> None:
+        """Empty."""
+        self.number, self._back = number, back
+        self.device: UsbDevice | None = None
+        self.address = 0
+        self.status = "empty"
+        self._text = ""
+        self._claim: Claim | None = None
+        self._turn = 0
+
+    @property
+    def loop(self) -> Loop:
+        """See Host."""
+        return self._back.loop
+
+    def attempt(self, call: Call) -> None:
+        """See Host."""
+        turn = self._turn
+        try:
+            call()
+        except OSError as error:
+            if turn == self._turn:
+                self.unplugged(_words(error))
+
+    def say(self, line: str) -> None:
+        """See Host."""
+        self._back.log(f"{self._back!r}: port {self.number}: {line}")
+
+    def plug(self, text: str) -> None:
+        """Have in it what a text says, unless that is so."""
+        if text == self._text:
+            return
+        self.empty()
+        self._text = text
+        if text:
+            self._fill(text)
+        self._back.report(self)
+
+    def _fill(self, text: str) -> None:
+        self._turn += 1
+        try:
+            make, argument = find(text)
+            self._claim = Claim(text)
+            self.device = make(argument, self)
+        except OSError as error:
+            self._let_go()
+            self.status = f"error {_words(error)}"[:_SHOWN]
+            self.say(_words(error))
+        except Exception as error:  # of a class that a user wrote
+            self._let_go()
+            self.status = f"error {type(error).__name__}: {error}"[:_SHOWN]
+            self.say(f"{text}: {type(error).__name__}: {error}")
+        else:
+            self.status = f"connected {self.device.speed.name}"
+            self._back.plugged(self, self.device.speed)
+
+    def empty(self) -> None:
+        """Unplug what is in it."""
+        device, self.device = self.device, None
+        self._turn += 1
+        self.address, self.status, self._text = 0, "empty", ""
+        if device is not None:
+            device.close()
+            self._back.plugged(self, Speed.none)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+    def unplugged(self, why: str) -> None:
+        """See Host: the text stays, and plugging the same again begins with taking it away."""
+        if self.device is not None:
+            text = self._text
+            self.say(why)
+            self.empty()
+            self._text, self.status = text, f"error {why}"[:_SHOWN]
+            self._back.report(self)
+
+    def reset(self) -> None:
+        """There is another frontend: the device is as just plugged in."""
+        self.address = 0
+        if self.device is not None:
+            self.device.reset()
+
+    def submit(self, transfer: Transfer) -> None:
+        """For the device, when there is one."""
+        if self.device is None:
+            transfer.end(Status.nodev)
+        else:
+            self.device.submit(transfer)
+
+
+def _words(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

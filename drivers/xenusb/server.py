@@ -1,0 +1,451 @@
+"""The guest's devices for its programs: USB/IP, on a Unix socket and, in a network of the guest's own, on loopback.
+
+Whoever imports a device over TCP has all of it, as usbip has it: a kernel's vhci_hcd, say. On the Unix socket any
+number of programs may have a device open, and each interface belongs to whoever has claimed it, as with usbfs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from xenfs.abi.usbif import PipeType, Status
+from xenfs.domain.mounted.xen import default_root
+from xenfs.xenbus import Frontend
+from xenfs.xenbus.loop import Gate
+from xenusb import usbip
+from xenusb.descriptors import TO_ENDPOINT, TO_INTERFACE, Ask, Setup
+from xenusb.device import Packet
+from xenusb.hub import Attached, Hub
+from xenusb.outbox import Outbox
+from xenusb.remote import RESET_PORT
+from xenusb.urbs import MOST, Urbs, Want
+from xenusb.usbip import Asked, Code, Exported, Malformed, Op, Short, Submit, Submitted
+
+SOCKET, ADDRESS = "xenfs-usb", "xenfs-usbip"
+"""Keys of the frontend's: where the two are."""
+_ROOM = 1 << 16
+_MOST_WAITING, _MOST_FLYING = 4 << 20, 64
+_PORTS = 32
+"""Ports that are tried, for a guest with several controllers."""
+_BUSY, _GONE, _NOT_FOUND = -errno.EBUSY, -errno.ENODEV, -errno.ENOENT
+
+
+def own_network() -> bool:
+    """Whether this process's network is another than the machine's, so that loopback is the guest's alone."""
+    try:
+        return Path("/proc/self/ns/net").readlink() != Path("/proc/1/ns/net").readlink()
+    except OSError:
+        return False
+
+
+class Server:
+    """Both sockets, and the connections that came in over them."""
+
+    def __init__(self, end: Frontend, hub: Hub, urbs: Urbs, release: Callable[[Attached], None]) -> None:
+        """Listen. `release` is told of a device that nobody has to himself any more. Raises OSError."""
+        self.end, self.hub, self.urbs, self.release = end, hub, urbs, release
+        self.connections: set[Connection] = set()
+        known = Path(f"{default_root()}.run", str(end.domain.domid))
+        self._folder = Path(tempfile.mkdtemp(prefix="usb-", dir=known if os.access(known, os.W_OK) else None))
+        self._local = socket.socket(socket.AF_UNIX)
+        self._local.bind(f"{self._folder}/{end.device.id}")
+        self._listeners = [self._local]
+        end.store.write(f"{end.path}/{SOCKET}", f"{self._folder}/{end.device.id}")
+        if own_network() and (public := self._public()) is not None:
+            self._listeners.append(public)
+            host, port = public.getsockname()
+            end.store.write(f"{end.path}/{ADDRESS}", f"{host}:{port}")
+        for listener in self._listeners:
+            listener.setblocking(False)
+            listener.listen(16)
+            end.loop.watch(listener.fileno(), partial(self._came, listener))
+
+    @staticmethod
+    def _public() -> socket.socket | None:
+        """A socket at the first port from 3240 on that nobody has."""
+        found = socket.socket(socket.AF_INET)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        for port in range(usbip.PORT, usbip.PORT + _PORTS):
+            with suppress(OSError):
+                found.bind(("127.0.0.1", port))
+                return found
+        found.close()
+        return None
+
+    def _came(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # whoever came has gone again, or there are no descriptors
+        self.connections.add(Connection(self, connection, local=listener is self._local))
+
+    def bus_id(self, device: Attached) -> str:
+        """What usbip calls a device."""
+        return f"{self.end.device.id + 1}-{device.port}"
+
+    def exported(self, device: Attached) -> Exported:
+        """As it is listed."""
+        about, found = device.device, device.configuration
+        assert about is not None
+        interfaces = [one for one in found.interfaces if not one.alternate] if found else []
+        return Exported(
+            f"/xen/vusb-{self.end.device.id}/{self.bus_id(device)}", self.bus_id(device), self.end.device.id + 1,
+            device.address, int(device.speed), about.vendor, about.product, about.release,
+            (about.klass, about.subclass, about.protocol), device.value, len(device.parsed),
+            tuple((one.klass, one.subclass, one.protocol) for one in interfaces),
+        )  # fmt: skip
+
+    def listed(self) -> list[Attached]:
+        """The devices that say what they are."""
+        return [device for _, device in sorted(self.hub.devices.items()) if device.device is not None]
+
+    def close(self) -> None:
+        """Listen no more, and end every connection."""
+        for listener in self._listeners:
+            self.end.loop.unwatch(listener.fileno())
+            listener.close()
+        for connection in list(self.connections):
+            connection.close()
+        with suppress(OSError):
+            Path(self._folder, str(self.end.device.id)).unlink()
+            self._folder.rmdir()
+
+
+class Connection:
+    """Somebody who lists the devices, or uses one. Implements User of a device."""
+
+    def __init__(self, server: Server, connection: socket.socket, *, local: bool) -> None:
+        """Listen to what is asked."""
+        self._server, self._socket, self._local = server, connection, local
+        connection.setblocking(False)
+        if not local:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop = server.end.loop
+        self._outbox = Outbox(loop, connection, lambda: self._guarded(self._drained))
+        self._gate = Gate(loop, connection.fileno(), lambda: self._guarded(self._came))
+        self._gate.open()
+        self._head = bytearray()
+        self._device: Attached | None = None
+        self._asked = Asked()
+        self._flying: dict[int, Want] = {}
+        self._unlinks: dict[int, int] = {}
+        self._closed = False
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """What goes wrong with a connection ends it, and nothing else."""
+        try:
+            call()
+        except (OSError, Malformed) as error:
+            if not isinstance(error, OSError):
+                self._server.end.log(f"{self._server.end!r}: a usbip client: {error}")
+            self.close()
+
+    def _send(self, data: bytes) -> None:
+        if not self._closed:
+            self._guarded(lambda: self._outbox.send(data))
+            self._throttle()
+
+    def _throttle(self) -> None:
+        """Whoever does not take answers is not asked for more questions."""
+        if self._closed:
+            return
+        if self._outbox.size > _MOST_WAITING or len(self._flying) >= _MOST_FLYING:
+            self._gate.shut()
+        else:
+            self._gate.open()
+
+    def _drained(self) -> None:
+        self._outbox.push()
+        self._throttle()
+
+    def _came(self) -> None:
+        data = self._socket.recv(_ROOM)
+        if not data:
+            self.close()
+        elif self._device is None:
+            self._head += data
+            self._hear()
+        else:
+            self._do(data)
+
+    def _hear(self) -> None:
+        """What is asked before there is a device."""
+        if len(self._head) < usbip.OP.size:
+            return
+        version, code, _ = usbip.OP.unpack_from(self._head)
+        if version != usbip.VERSION or code not in (Op.list_request, Op.import_request):
+            raise Malformed(f"operation 0x{code:x} in version {version:x}")
+        if code == Op.list_request:
+            del self._head[: usbip.OP.size]
+            self._send(usbip.listing([self._server.exported(one) for one in self._server.listed()]))
+            return
+        total = usbip.OP.size + usbip.BUS_ID.size
+        if len(self._head) < total:
+            return
+        (raw,) = usbip.BUS_ID.unpack_from(self._head, usbip.OP.size)
+        del self._head[:total]
+        self._import(raw.partition(b"\0")[0].decode("ascii", "replace"))
+
+    def _import(self, bus_id: str) -> None:
+        device = next((one for one in self._server.listed() if self._server.bus_id(one) == bus_id), None)
+        if device is None or device.whole is not None:
+            self._imported(None)
+        elif self._local:
+            self._imported(device)
+        else:
+            self._take_whole(device)
+
+    def _take_whole(self, device: Attached) -> None:
+        """Have the drivers let go of it; a program keeps it."""
+        owners = set(device.claims.values())
+        drivers = [owner for owner in owners if not isinstance(owner, Connection)]
+        if len(drivers) != len(owners):
+            self._imported(None)
+            return
+        device.whole = self
+
+        def said(words: str) -> None:
+            if words == "busy" or self._closed:
+                device.whole = None
+                self._imported(None)
+            else:
+                self._imported(device)
+
+        self._gate.shut()
+        if drivers:
+            drivers[0].leave(said)
+        else:
+            said("ok")
+
+    def _imported(self, device: Attached | None) -> None:
+        found = b"" if device is None else self._server.exported(device).emit()
+        self._device = device
+        self._send(usbip.OP.pack(usbip.VERSION, Op.import_reply, 0 if device else 1) + found)
+        if device is not None and self._head:
+            rest = bytes(self._head)
+            self._head.clear()
+            self._guarded(lambda: self._do(rest))
+
+    # Transfers.
+
+    def _do(self, data: bytes) -> None:
+        for asked in self._asked.feed(data):
+            if isinstance(asked, Submit):
+                self._submit(asked)
+            elif asked.code == Code.unlink:
+                self._unlink(asked)
+            elif self._local:
+                self._own(asked)
+            else:
+                raise Malformed(f"command 0x{asked.code:x}, which is a local one")
+        self._server.urbs.push()
+        self._throttle()
+
+    def _submit(self, asked: Submit) -> None:
+        device = self._device
+        assert device is not None
+        if asked.number in self._flying:
+            raise Malformed(f"transfer {asked.number} twice at once")
+        if self._server.hub.devices.get(device.port) is not device:
+            self._refuse(asked, _GONE)
+        elif not asked.endpoint:
+            self._control(asked, device)
+        else:
+            self._transfer(asked, device)
+
+    def _refuse(self, asked: Submit, status: int) -> None:
+        self._send(Submitted(asked.number, status, 0).emit())
+
+    def _control(self, asked: Submit, device: Attached) -> None:
+        setup, hub = Setup.parse(asked.setup), self._server.hub
+        reset = (setup.request_type, setup.request, setup.value) == RESET_PORT
+
+        def over(status: Status) -> None:
+            self._flying.pop(asked.number, None)
+            self._send(Submitted(asked.number, int(status), 0).emit())
+            self._throttle()
+
+        if reset:
+            hub.reset(device, over)
+        elif setup.is_standard(Ask.set_configuration):
+            if any(owner is not self for owner in device.claims.values()):
+                self._refuse(asked, _BUSY)
+            else:
+                hub.set_configuration(device, setup.value & 0xFF, over)
+        elif setup.is_standard(Ask.set_interface, TO_INTERFACE):
+            hub.set_interface(device, setup.index & 0xFF, setup.value & 0xFF, over)
+        elif setup.is_standard(Ask.set_address):
+            self._refuse(asked, Status.stall)
+        elif setup.is_standard(Ask.clear_feature, TO_ENDPOINT) and not self._may(device, setup.index & 0x8F):
+            self._refuse(asked, _BUSY)
+        else:
+            size = min(asked.size, setup.length)
+            want = Want(
+                device.port, device.address, PipeType.control, 0, asked.inward, size, self._done(asked), setup,
+                asked.data[:size],
+            )  # fmt: skip
+            self._fly(asked, want)
+
+    def _may(self, device: Attached, address: int) -> bool:
+        """Whether an endpoint's interface is ours, or nobody's: then it becomes ours."""
+        if device.whole is not None:
+            return device.whole is self
+        found = device.configuration
+        for interface in found.interfaces if found else ():
+            if any(end.address == address for end in interface.endpoints):
+                return device.claims.setdefault(interface.number, self) is self
+        return True
+
+    def _transfer(self, asked: Submit, device: Attached) -> None:
+        endpoint = device.endpoint(asked.endpoint | (0x80 if asked.inward else 0))
+        if endpoint is None or endpoint.type is PipeType.control:
+            self._refuse(asked, _NOT_FOUND)
+            return
+        if not self._may(device, endpoint.address):
+            self._refuse(asked, _BUSY)
+            return
+        isoc = endpoint.type is PipeType.isoc
+        packets = [Packet(one.offset, one.length) for one in asked.packets or ()]
+        if isoc is (asked.packets is None) or any(one.offset + one.length > asked.size for one in packets):
+            self._refuse(asked, Status.inval)
+            return
+        if asked.size > MOST and not isoc:
+            self._pieces(asked, device, endpoint.type)
+            return
+        want = Want(
+            device.port, device.address, endpoint.type, endpoint.number, endpoint.inward, asked.size,
+            self._done(asked), data=asked.data, packets=packets, interval=asked.interval,
+            whole=bool(asked.flags & usbip.SHORT_NOT_OK),
+        )  # fmt: skip
+        self._fly(asked, want)
+
+    def _pieces(self, asked: Submit, device: Attached, kind: PipeType) -> None:
+        """More than one request can have: one piece after the other, until one is short."""
+        found: list[bytes] = []
+        at = 0
+
+        def begin() -> None:
+            size = min(MOST, asked.size - at)
+            data = asked.data[at : at + size]
+            place = (device.port, device.address, kind, asked.endpoint, asked.inward)
+            self._fly(asked, Want(*place, size, over, data=data))
+            self._server.urbs.push()
+
+        def over(want: Want) -> None:
+            nonlocal at
+            at += want.actual
+            found.append(want.data if asked.inward else b"")
+            if want.status is Status.ok and want.actual == want.size and at < asked.size:
+                if asked.number not in self._unlinks.values():
+                    begin()
+                    return
+                want.status = Status.shutdown
+            self._finish(asked, want, b"".join(found), at)
+
+        begin()
+
+    def _fly(self, asked: Submit, want: Want) -> None:
+        self._flying[asked.number] = want
+        self._server.urbs.submit(want)
+
+    def _done(self, asked: Submit) -> Callable[[Want], None]:
+        def over(want: Want) -> None:
+            data = want.data if want.inward and not want.packets else b""
+            if want.inward and want.packets:
+                data = b"".join(want.data[one.offset : one.offset + one.actual] for one in want.packets)
+            self._finish(asked, want, data, want.actual)
+
+        return over
+
+    def _finish(self, asked: Submit, want: Want, data: bytes, actual: int) -> None:
+        self._flying.pop(asked.number, None)
+        unlink = next((own for own, victim in self._unlinks.items() if victim == asked.number), None)
+        if unlink is not None:
+            del self._unlinks[unlink]
+            if want.status is Status.shutdown:
+                self._send(Short(Code.unlinked, unlink, usbip.ECONNRESET).emit())
+                return
+        if want.packets:
+            actual = sum(one.actual for one in want.packets)
+        self._send(
+            Submitted(
+                asked.number, int(want.status), actual, data, asked.start_frame, want.errors, tuple(want.packets)
+            ).emit()
+        )
+        if unlink is not None:
+            self._send(Short(Code.unlinked, unlink, 0).emit())
+        self._throttle()
+
+    def _unlink(self, asked: Short) -> None:
+        want = self._flying.get(asked.value)
+        if want is None or want.over:
+            self._send(Short(Code.unlinked, asked.number, 0).emit())
+        else:
+            self._unlinks[asked.number] = asked.value
+            self._server.urbs.cancel(want)
+
+    # What usbfs has ioctls for.
+
+    def _own(self, asked: Short) -> None:
+        device, number = self._device, asked.value
+        assert device is not None
+        known = {one.number for one in device.configuration.interfaces} if device.configuration else set()
+        owner = device.claims.get(number)
+
+        def answer(status: int) -> None:
+            self._send(Short(asked.code, asked.number, status & 0xFFFFFFFF).emit())
+
+        if self._server.hub.devices.get(device.port) is not device:
+            answer(_GONE)
+        elif number not in known:
+            answer(_NOT_FOUND)
+        elif asked.code == Code.claim:
+            answer(0 if device.whole is None and device.claims.setdefault(number, self) is self else _BUSY)
+        elif asked.code == Code.driver_active:
+            answer(int(owner is not None and not isinstance(owner, Connection)))
+        elif asked.code == Code.release:
+            if owner is self:
+                del device.claims[number]
+            answer(0 if owner is self else -errno.EINVAL)
+        elif asked.code == Code.attach_driver:
+            self._server.release(device)
+            answer(0)
+        elif owner is None or isinstance(owner, Connection):
+            answer(-errno.ENODATA)
+        else:
+            owner.leave(lambda words: answer(_BUSY if words == "busy" else 0))
+
+    def gone(self) -> None:
+        """See User."""
+        if not self._local:
+            self.close()
+
+    def leave(self, then: Callable[[str], None]) -> None:
+        """See User: a program does not let go because others want it to."""
+        then("busy")
+
+    def close(self) -> None:
+        """It is over; what was asked for is taken back, and what was had given back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._server.connections.discard(self)
+        self._gate.shut()
+        self._outbox.close()
+        self._socket.close()
+        for want in list(self._flying.values()):
+            self._server.urbs.cancel(want)
+        device = self._device
+        if device is not None:
+            for number in [number for number, owner in device.claims.items() if owner is self]:
+                del device.claims[number]
+            if device.whole is self:
+                device.whole = None
+            self._server.release(device)

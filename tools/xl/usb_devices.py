@@ -1,0 +1,79 @@
+"""The `xenfs` subcommands for USB: controllers of guests, and what is plugged into them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from xenfs.commands.failure import Unable, command
+from xenfs.domain.mounted import MountedDomain
+from xl import spec, usb
+from xl.commands import Which, on_domain
+from xl.devices import Force, Names, Words, attach_device, detach_device, list_devices
+
+Controller = Annotated[str, typer.Argument(metavar="CONTROLLER", help="Its number, as usb-list shows it.")]
+Port = Annotated[int, typer.Argument(metavar="PORT", help="From 1.")]
+
+
+@command("usbctrl-attach")
+def usbctrl_attach(which: Which, words: Words = None) -> None:
+    """Give a guest a USB controller: version= ports= type= backend=."""
+    attach_device("vusb", which, words or [])
+
+
+@command("usbctrl-detach")
+def usbctrl_detach(which: Which, number: Controller, force: Force = False) -> None:
+    """Take a USB controller away, with all that is plugged into it."""
+    detach_device("vusb", which, number, force=force)
+
+
+@command("usb-list")
+def usb_list(names: Names) -> None:
+    """List the USB controllers of guests, and what is in their ports."""
+    list_devices("vusb", names, usb.rows)
+
+
+@command("usbdev-attach")
+def usbdev_attach(which: Which, words: Words = None) -> None:
+    """Plug a USB device into a guest: hostbus= hostaddr= for a real one, or device= for another; controller= port=.
+
+    device= stands last: stick:IMAGE[,ro], keyboard:FIFO, serial:LINK, usbip:HOST[:PORT]/BUSID, loopback:, a bus path
+    such as 1-2.3, or python:MODULE:CLASS:ARGUMENT. A guest without a controller gets one.
+    """
+    text = ",".join(words or [])
+
+    def work(root: MountedDomain, point: str, domid: int) -> None:
+        del point
+        what, controller, port = usb.parse_device(text)
+        if domid == 0:
+            raise Unable("domain 0 has no frontends here")
+        if not usb.controllers(root.store, domid) and controller in (None, 0):
+            made = usb.parse("", domid, 0, lambda _: 0)
+            spec.add(root.store, made)
+            spec.wait_ready(root.store, made)
+        for device in usb.controllers(root.store, domid):
+            free = [number for number, there in usb.ports(root.store, device).items() if not there]
+            if controller in (None, device.id) and (port in free or (port is None and free)):
+                usb.plug(root.store, device, port or free[0], what)
+                return
+        raise Unable(f"usbdev {text!r}: there is no such controller, or no such port of it that is free")
+
+    on_domain(which, work)
+
+
+@command("usbdev-detach")
+def usbdev_detach(which: Which, number: Controller, port: Port) -> None:
+    """Unplug what is in a port."""
+
+    def work(root: MountedDomain, point: str, domid: int) -> None:
+        del point
+        for device in usb.controllers(root.store, domid):
+            if str(device.id) == number:
+                if not usb.ports(root.store, device).get(port):
+                    raise Unable(f"{device}: there is nothing in port {port}")
+                usb.plug(root.store, device, port, "")
+                return
+        raise Unable(f"domain {domid} has no USB controller {number}")
+
+    on_domain(which, work)
