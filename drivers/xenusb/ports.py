@@ -98,7 +98,7 @@ class Port:
         self.device: UsbDevice | None = None
         self.address = 0
         self.status = "empty"
-        self._text = ""
+        self._text: str | None = None
         self._claim: Claim | None = None
         self._turn = 0
 

@@ -19,6 +19,7 @@ from xenfs.abi.usbif import PipeType, Status
 from xenfs.domain.mounted.xen import default_root
 from xenfs.xenbus import Frontend
 from xenfs.xenbus.loop import Gate
+from xenfs.xenbus.process import OWN_NETWORK
 from xenusb import usbip
 from xenusb.descriptors import TO_ENDPOINT, TO_INTERFACE, Ask, Setup
 from xenusb.device import Packet
@@ -37,14 +38,6 @@ _PORTS = 32
 _BUSY, _GONE, _NOT_FOUND = -errno.EBUSY, -errno.ENODEV, -errno.ENOENT
 
 
-def own_network() -> bool:
-    """Whether this process's network is another than the machine's, so that loopback is the guest's alone."""
-    try:
-        return Path("/proc/self/ns/net").readlink() != Path("/proc/1/ns/net").readlink()
-    except OSError:
-        return False
-
-
 class Server:
     """Both sockets, and the connections that came in over them."""
 
@@ -58,7 +51,7 @@ class Server:
         self._local.bind(f"{self._folder}/{end.device.id}")
         self._listeners = [self._local]
         end.store.write(f"{end.path}/{SOCKET}", f"{self._folder}/{end.device.id}")
-        if own_network() and (public := self._public()) is not None:
+        if os.environ.get(OWN_NETWORK) and (public := self._public()) is not None:
             self._listeners.append(public)
             host, port = public.getsockname()
             end.store.write(f"{end.path}/{ADDRESS}", f"{host}:{port}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from xenfs.commands.namespace import unshare_net
+from xenfs.xenbus.process import OWN_NETWORK
 
 
 def enter_new() -> bool:
@@ -16,4 +17,5 @@ def enter_new() -> bool:
     unshare_net()
     with IPRoute() as links:
         links.link("set", index=1, state="up")
+    os.environ[OWN_NETWORK] = "1"
     return True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
+from xenusb import lsusb as listing
 
 from xenfs.commands.failure import Unable, command
 from xenfs.domain.mounted import MountedDomain
@@ -77,3 +79,22 @@ def usbdev_detach(which: Which, number: Controller, port: Port) -> None:
         raise Unable(f"domain {domid} has no USB controller {number}")
 
     on_domain(which, work)
+
+
+@command("lsusb")
+def lsusb(
+    which: Which,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="All that they say of themselves.")] = False,
+) -> None:
+    """List the USB devices of a guest, as the guest has them."""
+
+    def work(root: MountedDomain, point: str, domid: int) -> list[str]:
+        del root
+        os.environ["XEN"] = point
+        try:
+            return list(listing.lines(domid, verbose=verbose))
+        except OSError as error:
+            raise Unable(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)) from None
+
+    for line in on_domain(which, work):
+        typer.echo(line)

@@ -48,7 +48,8 @@ def disks(point: str, domid: int) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     if os.geteuid() == 0:
-        for said in Path(f"{point}/xenstore/local/domain/{domid}/device/vbd").glob("*/xenfs-device"):
+        devices = Path(f"{point}/xenstore/local/domain/{domid}/device")
+        for said in (*devices.glob("vbd/*/xenfs-device"), *devices.glob("vusb/*/disk/*/xenfs-device")):
             with suppress(OSError):
                 file = said.with_name("xenfs-file").read_text().strip()
                 name, device = Path(file).name, said.read_text().strip()

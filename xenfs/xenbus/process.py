@@ -15,6 +15,8 @@ from xenfs.xenbus.frontend import Frontend
 
 PARENT = "XENFS_SUPERVISOR"
 """The pid of the process that started this one, and without which it is not to go on."""
+OWN_NETWORK = "XENFS_OWN_NETWORK"
+"""Set for the processes of a guest that has a network namespace of its own, whose loopback is that guest's alone."""
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 
