@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from xenblk.loopdev import CONTROL, LoopDevice
 
-from tests.hostile.disk_guest import ERROR, OKAY, PAGES, SECONDS, SECTORS, SIZE, UNSUPPORTED, DiskGuest, DiskHost
+from tests.hostile.disk_guest import ERROR, OKAY, PAGES, SECTORS, SIZE, UNSUPPORTED, DiskGuest, DiskHost
+from tests.hostile.peer import SECONDS
 from tests.mounted.mount import until
 from xenfs.abi.blkif import SEGMENT, X86_64, Discard, Indirect, Op, Segment
 from xenfs.abi.xen import PAGE_SIZE
