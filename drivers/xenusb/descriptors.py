@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from xenfs.abi.usbif import PipeType
@@ -101,7 +101,9 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. `interval` as in bInterval; `extra` are descriptors that follow it."""
+    """One endpoint. `interval` as in bInterval; `extra` are descriptors that follow it. `usage` are the bits of
+    bmAttributes that say more than the type, and `audio` the bytes that endpoints of audio devices have behind it.
+    """
 
     number: int
     inward: bool
@@ -109,11 +111,18 @@ class Endpoint:
     size: int
     interval: int = 0
     extra: bytes = b""
+    usage: int = 0
+    audio: bytes = b""
 
     @property
     def address(self) -> int:
         """bEndpointAddress."""
         return self.number | (0x80 if self.inward else 0)
+
+    @property
+    def attributes(self) -> int:
+        """bmAttributes."""
+        return self.usage | _TYPES.index(self.type)
 
     @property
     def packet(self) -> int:
@@ -122,9 +131,9 @@ class Endpoint:
 
     def emit(self) -> bytes:
         """The descriptor."""
-        attributes = _TYPES.index(self.type)
-        own = _ENDPOINT.pack(_ENDPOINT.size, Kind.endpoint, self.address, attributes, self.size, self.interval)
-        return own + self.extra
+        length = _ENDPOINT.size + len(self.audio)
+        own = _ENDPOINT.pack(length, Kind.endpoint, self.address, self.attributes, self.size, self.interval)
+        return own + self.audio + self.extra
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +183,16 @@ class Configuration:
         """Out of what a device sent; None when there is not even the head of one."""
         if len(data) < _CONFIGURATION.size or data[1] != Kind.configuration:
             return None
-        _, _, total, _, value, name, attributes, power = _CONFIGURATION.unpack_from(data)
+        length, _, total, count, value, name, attributes, power = _CONFIGURATION.unpack_from(data)
         odd: list[str] = []
+        if not _CONFIGURATION.size <= length <= len(data):
+            odd.append(f"its head says that it has {length} bytes")
+            length = _CONFIGURATION.size
         if total != len(data):
             odd.append(f"wTotalLength is {total}, and there are {len(data)} bytes")
-        interfaces, extra = _interfaces(data[_CONFIGURATION.size : total], odd)
+        interfaces, extra = _interfaces(data[length:total], odd)
+        if (there := len({one.number for one in interfaces})) != count:
+            odd.append(f"bNumInterfaces is {count}, and there are {there}")
         return cls(interfaces, value, attributes, power * 2, extra, name, tuple(odd))
 
     def interface(self, number: int, alternate: int = 0) -> Interface | None:
@@ -201,44 +215,71 @@ def split(data: bytes, odd: list[str]) -> Iterator[bytes]:
         at += length
 
 
+@dataclass(slots=True)
+class _Setting:
+    """An interface descriptor, and those behind it."""
+
+    head: bytes
+    extra: bytearray = field(default_factory=bytearray)
+    ends: list[tuple[bytes, bytearray]] = field(default_factory=list)
+
+
 def _interfaces(data: bytes, odd: list[str]) -> tuple[tuple[Interface, ...], bytes]:
     """The settings in a configuration, and what stands before the first."""
     before = bytearray()
-    found: list[tuple[bytes, bytearray, list[tuple[bytes, bytearray]], int]] = []
+    found: list[_Setting] = []
+    current: _Setting | None = None
+    sizes = {int(Kind.interface): _INTERFACE.size, int(Kind.endpoint): _ENDPOINT.size}
     for one in split(data, odd):
-        if one[1] == Kind.interface and len(one) >= _INTERFACE.size:
-            found.append((one, bytearray(), [], one[4]))
-        elif one[1] == Kind.endpoint and len(one) >= _ENDPOINT.size and found:
-            found[-1][2].append((one, bytearray()))
-        elif not found:
+        if len(one) < sizes.get(one[1], 0):
+            odd.append(f"a descriptor of type {one[1]} has {len(one)} bytes")
+            current = current if one[1] == Kind.endpoint else None
+        elif one[1] == Kind.interface:
+            current = _Setting(one)
+            found.append(current)
+        elif one[1] == Kind.endpoint:
+            if current is None:
+                odd.append("an endpoint belongs to no interface")
+            else:
+                current.ends.append((one, bytearray()))
+        elif current is None:
             before += one
-        elif found[-1][2]:
-            found[-1][2][-1][1].extend(one)
         else:
-            found[-1][1].extend(one)
+            (current.ends[-1][1] if current.ends else current.extra).extend(one)
     interfaces: list[Interface] = []
-    for head, extra, ends, claimed in found:
-        _, _, number, alternate, _, klass, subclass, protocol, name = _INTERFACE.unpack_from(head)
-        endpoints: dict[int, Endpoint] = {}
-        for raw, more in ends:
-            one_end = _endpoint(raw, bytes(more))
-            if not one_end.number or one_end.address in endpoints:
-                odd.append(f"interface {number} has endpoint 0x{one_end.address:02x}, which cannot be")
-                continue
-            endpoints[one_end.address] = one_end
-        if len(endpoints) != claimed:
-            odd.append(f"interface {number} says that it has {claimed} endpoints, and has {len(endpoints)}")
-        own = Interface(number, klass, subclass, protocol, tuple(endpoints.values()), alternate, bytes(extra), name)
-        if any((one.number, one.alternate) == (number, alternate) for one in interfaces):
-            odd.append(f"interface {number}, setting {alternate}, is there twice")
+    for setting in found:
+        own = _interface(setting, interfaces, odd)
+        if any((one.number, one.alternate) == (own.number, own.alternate) for one in interfaces):
+            odd.append(f"interface {own.number}, setting {own.alternate}, is there twice")
         else:
             interfaces.append(own)
     return tuple(interfaces), bytes(before)
 
 
+def _interface(setting: _Setting, others: Sequence[Interface], odd: list[str]) -> Interface:
+    """A setting with the endpoints that can be."""
+    _, _, number, alternate, claimed, klass, subclass, protocol, name = _INTERFACE.unpack_from(setting.head)
+    taken = {end.address for other in others if other.number != number for end in other.endpoints}
+    endpoints: dict[int, Endpoint] = {}
+    for raw, more in setting.ends:
+        end = _endpoint(raw, bytes(more))
+        if not end.number or raw[2] & 0x70 or end.address in endpoints or end.address in taken:
+            odd.append(f"interface {number} has endpoint 0x{raw[2]:02x}, which cannot be")
+        else:
+            endpoints[end.address] = end
+    if len(endpoints) != claimed:
+        odd.append(f"interface {number} says that it has {claimed} endpoints, and has {len(endpoints)}")
+    return Interface(
+        number, klass, subclass, protocol, tuple(endpoints.values()), alternate, bytes(setting.extra), name
+    )  # fmt: skip
+
+
 def _endpoint(raw: bytes, extra: bytes) -> Endpoint:
     _, _, address, attributes, size, interval = _ENDPOINT.unpack_from(raw)
-    return Endpoint(address & 0x0F, bool(address & 0x80), _TYPES[attributes & 3], size, interval, extra)
+    kind, inward = _TYPES[attributes & 3], bool(address & 0x80)
+    return Endpoint(
+        address & 0x0F, inward, kind, size, interval, extra, attributes & 0xFC, raw[_ENDPOINT.size :]
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +320,8 @@ class DeviceDescriptor:
 
 def string(text: str) -> bytes:
     """A string descriptor; what is longer than one can be is cut."""
-    data = text.encode("utf-16-le")[: 2 * MOST_STRING]
+    data = text.encode("utf-16-le", "replace")[: 2 * MOST_STRING]
+    data = data.decode("utf-16-le", "ignore").encode("utf-16-le")  # not half a character
     return bytes((2 + len(data), Kind.string)) + data
 
 

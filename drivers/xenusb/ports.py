@@ -115,6 +115,9 @@ class Port:
         except OSError as error:
             if turn == self._turn:
                 self.unplugged(_words(error))
+        except Exception as error:  # of a class that a user wrote
+            if turn == self._turn:
+                self.unplugged(f"{type(error).__name__}: {error}")
 
     def say(self, line: str) -> None:
         """See Host."""
@@ -182,8 +185,12 @@ class Port:
         """For the device, when there is one."""
         if self.device is None:
             transfer.end(Status.nodev)
-        else:
+            return
+        try:
             self.device.submit(transfer)
+        except Exception as error:  # of a class that a user wrote
+            transfer.end(Status.ioerror)
+            self.unplugged(f"{type(error).__name__}: {error}")
 
 
 def _words(error: OSError) -> str:

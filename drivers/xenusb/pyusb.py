@@ -153,10 +153,10 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]
     def get_endpoint_descriptor(self, dev: Device, ep: int, intf: int, alt: int, config: int) -> SimpleNamespace:
         """See IBackend."""
         found = dev.interface(config, intf, alt).endpoints[ep]
-        raw = found.emit()
+        refresh = found.audio.ljust(2, b"\0")
         return SimpleNamespace(
-            bLength=7, bDescriptorType=5, bEndpointAddress=found.address, bmAttributes=raw[3],
-            wMaxPacketSize=found.size, bInterval=found.interval, bRefresh=0, bSynchAddress=0,
+            bLength=7, bDescriptorType=5, bEndpointAddress=found.address, bmAttributes=found.attributes,
+            wMaxPacketSize=found.size, bInterval=found.interval, bRefresh=refresh[0], bSynchAddress=refresh[1],
             extra_descriptors=list(found.extra),
         )  # fmt: skip
 

@@ -34,7 +34,7 @@ OUT_OF_RANGE = Sense(5, 0x21)
 READ_ERROR = Sense(3, 0x11)
 WRITE_ERROR = Sense(3, 0x0C)
 WRITE_PROTECTED = Sense(7, 0x27)
-POWER_ON = Sense(6, 0x29)
+NO_MEDIUM = Sense(2, 0x3A)
 
 
 class Failed(Exception):
@@ -80,6 +80,12 @@ class Scsi:
         """How many there are."""
         return self._disk.size() // self.block
 
+    def _last(self) -> int:
+        """The last block. Raises Failed where there is none, as with an image that is empty."""
+        if not (blocks := self.blocks):
+            raise Failed(NO_MEDIUM)
+        return blocks - 1
+
     def command(self, words: bytes) -> Outcome:
         """What is to be done for a command: bytes to be given, blocks to be moved, or Flush. Raises Failed."""
         handle = _COMMANDS.get(words[0])
@@ -90,8 +96,7 @@ class Scsi:
         except Failed as failed:
             self.sense = failed.sense
             raise
-        if words[0] != 0x03:
-            self.sense = GOOD
+        self.sense = GOOD
         return found
 
     def failed(self, *, writes: bool) -> None:
@@ -99,6 +104,7 @@ class Scsi:
         self.sense = WRITE_ERROR if writes else READ_ERROR
 
     def _test_unit_ready(self, _words: bytes) -> bytes:
+        self._last()
         return b""
 
     def _request_sense(self, words: bytes) -> bytes:
@@ -122,13 +128,13 @@ class Scsi:
         return struct.pack(">BBH", PERIPHERAL_DISK, page, len(pages[page])) + pages[page]
 
     def _capacity_10(self, _words: bytes) -> bytes:
-        return struct.pack(">II", min(self.blocks - 1, MOST_BLOCKS - 1) & 0xFFFFFFFF, self.block)
+        return struct.pack(">II", min(self._last(), MOST_BLOCKS - 1), self.block)
 
     def _service(self, words: bytes) -> bytes:
         if words[1] & 0x1F != 0x10:
-            raise Failed(NO_SUCH_COMMAND)
+            raise Failed(BAD_FIELD)
         room = struct.unpack_from(">I", words, 10)[0]
-        return struct.pack(">QI20x", self.blocks - 1, self.block)[:room]
+        return struct.pack(">QI20x", self._last(), self.block)[:room]
 
     def _format_capacities(self, words: bytes) -> bytes:
         room = struct.unpack_from(">H", words, 7)[0]

@@ -213,7 +213,7 @@ class Asked:
             raise Malformed(f"command 0x{code:x}, direction {inward}, endpoint {endpoint}")
         flags, size, start, count, interval, setup = _SUBMIT.unpack_from(have, _HEAD.size)
         isoc = count > 0
-        if size > MOST_DATA or count > MOST_PACKETS:
+        if size > MOST_DATA or not -1 <= count <= MOST_PACKETS:
             raise Malformed(f"a transfer of {size} bytes and {count} packets")
         data_size = 0 if inward else size
         total = HEAD_SIZE + data_size + (count * _PACKET.size if isoc else 0)

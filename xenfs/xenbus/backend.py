@@ -56,7 +56,7 @@ class Backend(End):
         """The frontend knows by now."""
 
     def changed(self) -> None:
-        """Something in the backend's own nodes has changed, perhaps by the toolstack."""
+        """Something in the backend's own nodes has changed, perhaps by the toolstack; there may be no frontend yet."""
 
     def remove(self) -> None:
         """The device is removed: undo `hotplug`."""
@@ -113,6 +113,8 @@ class Backend(End):
         self.remove()
 
     def _await(self) -> bool:
+        if self.state is S.InitWait:
+            self.changed()
         return False
 
     def _offer(self) -> bool:
