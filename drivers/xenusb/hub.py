@@ -55,6 +55,8 @@ class Attached:
     port: int
     speed: Speed
     address: int = 0
+    reserved: int = 0
+    """The address that it is being given."""
     device: DeviceDescriptor | None = None
     raw: bytes = b""
     configurations: list[bytes] = field(default_factory=list)
@@ -146,7 +148,7 @@ class Hub:
         def look() -> None:
             if turn == self._turn:
                 for device in list(self.devices.values()):
-                    if device.lost and device.port not in self._coming:
+                    if not device.address and device.port not in self._coming:
                         self.unplug(device.port)
 
         self._loop.later(_PATIENCE, look)
@@ -191,12 +193,12 @@ class Hub:
         if head.status is not Status.ok or len(head.data) < 8:
             device.problem = f"it does not say what it is ({head.status.name})"
             return
-        address = self._address()
-        said = yield device.want(Setup(0, Ask.set_address, address), lambda _: None)
+        device.reserved = self._address()
+        said = yield device.want(Setup(0, Ask.set_address, device.reserved), lambda _: None)
         if said.status is not Status.ok:
             device.problem = f"it does not take an address ({said.status.name})"
             return
-        device.address = address
+        device.address = device.reserved
         whole = yield self._get(device, Kind.device, 0, 18)
         device.raw = whole.data
         device.device = DeviceDescriptor.parse(whole.data)
@@ -224,7 +226,8 @@ class Hub:
         device.strings = (texts[0], texts[1], texts[2])
 
     def _address(self) -> int:
-        taken = {device.address for device in (*self.devices.values(), *self._coming.values())}
+        there = (*self.devices.values(), *self._coming.values())
+        taken = {device.address for device in there} | {device.reserved for device in there}
         return next(number for number in range(1, 128) if number not in taken)
 
     def _arrived(self, device: Attached) -> None:
@@ -235,7 +238,7 @@ class Hub:
         before = self.devices.get(device.port)
         if before is not None and before.lost:
             if before.identity == device.identity:
-                before.address = device.address
+                before.address = before.reserved = device.address
                 self.run(self._as_before(before), lambda: self._back(before))
                 return
             self.unplug(device.port)

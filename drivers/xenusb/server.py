@@ -409,7 +409,7 @@ class Connection:
             answer(0 if owner is self else -errno.EINVAL)
         elif asked.code == Code.attach_driver:
             self._server.release(device)
-            answer(0)
+            answer(_BUSY if isinstance(device.claims.get(number), Connection) else 0)
         elif owner is None or isinstance(owner, Connection):
             answer(-errno.ENODATA)
         else:

@@ -32,6 +32,7 @@ def test_two_guests_ping_and_move_tcp_and_nothing_is_left() -> None:
     assert re.search(r"^[\d,]{3,} pages have changed hands", done.stdout, re.MULTILINE)
     assert done.stdout.count("frames, as before") == 3
     assert re.search(r"^\d{3} files are the same on the guest's disk", done.stdout, re.MULTILINE)
+    assert "the letter was read where it was carried to" in done.stdout
     assert re.search(r"^-rw-rw-rw- .* 4096 .* vif-0-tx$", done.stdout, re.MULTILINE)
     killed = re.search(r"netback was process (\d+) and is process (\d+)", done.stdout)
     assert killed is not None

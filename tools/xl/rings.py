@@ -11,6 +11,7 @@ from xenecho import LAYOUT
 from xenfs.abi.blkif import X86_64
 from xenfs.abi.netif import CTRL, RX, TX
 from xenfs.abi.ring import ENTRIES, HEADER, RingFormat, u32
+from xenfs.abi.usbif import CONN, URB
 from xenfs.abi.xen import PAGE_SIZE
 
 _FIELDS = {
@@ -18,6 +19,11 @@ _FIELDS = {
     "rx": (("id", "gref"), ("id", "offset", "flags", "status")),
     "ctrl": (("id", "type", "data0", "data1", "data2"), ("id", "type", "status", "data")),
     "vbd": (("operation", "segments", "handle", "id", "sector", "rest"), ("id", "operation", "status")),
+    "urb": (
+        ("id", "segments", "pipe", "flags", "length", "special", "parts"),
+        ("id", "start_frame", "status", "actual", "errors"),
+    ),
+    "conn": (("id",), ("id", "port", "speed")),
     "echo": (("id", "number"), ("id", "number")),
 }
 
@@ -41,6 +47,10 @@ def layout(name: str) -> Layout | None:
         return Layout(CTRL, *_FIELDS["ctrl"])
     if re.fullmatch(r"vbd-\d+-ring", name):
         return Layout(X86_64, *_FIELDS["vbd"])
+    if re.fullmatch(r"vusb-\d+-urb", name):
+        return Layout(URB, *_FIELDS["urb"])
+    if re.fullmatch(r"vusb-\d+-conn", name):
+        return Layout(CONN, *_FIELDS["conn"])
     if re.fullmatch(r"echo-\d+-ring", name):
         return Layout(LAYOUT, *_FIELDS["echo"])
     return None

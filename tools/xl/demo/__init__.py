@@ -16,7 +16,7 @@ from xenfs.commands import checks, service
 from xenfs.commands.failure import Unable, command
 from xenfs.commands.namespace import unshare_net
 from xenfs.commands.run import machine
-from xl.demo import disk, network
+from xl.demo import disk, network, stick
 from xl.demo.show import Failed, Show
 
 TOOLS = {"ip": "iproute2", "ping": "iputils-ping", "mkfs.ext4": "e2fsprogs"}
@@ -42,7 +42,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--wait", help="Wait for Enter before everything is taken down.")] = False,
 ) -> None:
     """Show two guests at work: ping and TCP through netfront, shared rings, netback and a bridge; a disk's filesystem
-    through blkfront and blkback.
+    through blkfront and blkback; a USB stick that is carried from one guest to the other.
 
     It takes place on a machine and in a network namespace of its own, and leaves nothing.
 
@@ -63,6 +63,7 @@ def demo(
                     show.devd(backends)
                     network.perform(show, mebibytes)
                     disk.perform(show)
+                    stick.perform(show)
                     if keep:
                         console.input(f"\n[bold]XEN={point}[/bold] is there until you press Enter ")
                 finally:
