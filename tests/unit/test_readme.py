@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import subprocess
@@ -46,6 +47,14 @@ def test_a_command_prints_what_it_says(words: str, output: str) -> None:
     )
     expected = "\n".join(line.removeprefix("    ") for line in output.splitlines())
     assert done.stdout.strip() == expected.strip()
+
+
+def test_the_example_of_a_usb_device_is_the_one_that_is_tested() -> None:
+    (example,) = (text for text in PYTHON if "class Thermometer" in text)
+    tested = (ROOT / "tests/usb/thermometer.py").read_text()
+    classes = [[ast.unparse(node) for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
+               for text in (example, tested.replace("        del endpoint  # there is one\n", ""))]  # fmt: skip
+    assert classes[0] == classes[1]
 
 
 def test_there_are_examples() -> None:
