@@ -15,6 +15,7 @@ from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import Channel, Refused, Region
 from xenfs.ring import BackRing
 from xenfs.xenbus.counters import Counters
+from xenfs.xenbus.grants import cut
 from xenfs.xenbus.loop import Gate
 from xennet.headers import VNET_SIZE, rx_said
 from xennet.pages import Pages
@@ -200,7 +201,7 @@ class Receive:
 
     def _count(self, views: list[memoryview], size: int) -> None:
         if self.capture is not None:
-            self.capture(_cut(views, size), True)
+            self.capture(cut(views, size), True)
         self._counters.units_out += 1
         self._counters.bytes_out += size
 
@@ -231,17 +232,6 @@ class Receive:
 def _slots(size: int, _flags: int, kind: int, _segment: int) -> int:
     """Slots that a packet takes."""
     return max(1, -(-size // PAGE_SIZE)) + (1 if kind else 0)
-
-
-def _cut(views: list[memoryview], size: int) -> list[memoryview]:
-    """The part of the views that a packet fills."""
-    found = []
-    for view in views:
-        if size <= 0:
-            break
-        found.append(view[:size])
-        size -= len(view)
-    return found
 
 
 assert RX.request.size == RX.response.size == RX.entry_size

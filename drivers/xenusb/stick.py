@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
 from enum import Enum, auto
 
 from xenblk.disk import FileDisk
 from xenblk.workers import Workers
 
 from xenfs.abi.usbif import PipeType, Speed, Status
+from xenfs.xenbus.grants import cut
 from xenusb import bulk_only
 from xenusb.bulk_only import FAILED, GET_MAX_LUN, PASSED, PHASE_ERROR, RESET, Command, Outcome
 from xenusb.descriptors import CLASS, Endpoint, Interface, Setup
@@ -172,7 +172,7 @@ class Stick(Gadget):
             self._sent(transfer.fill(bytes(self._data[self._moved :])), transfer)
             return
         size = min(transfer.size, move.size - self._moved)
-        views = _first(transfer.views, size)
+        views = cut(transfer.views, size)
         try:
             self._disk.read(views, move.offset + self._moved)
         except OSError as error:
@@ -196,7 +196,7 @@ class Stick(Gadget):
         size = 0 if move is None else min(transfer.size, move.size - self._moved)
         if move is not None and size and self._verdict == PASSED:
             try:
-                self._disk.write(_first(transfer.views, size), move.offset + self._moved)
+                self._disk.write(cut(transfer.views, size), move.offset + self._moved)
                 self._moved += size
             except OSError as error:
                 self.host.say(f"{self._disk.path}: {error.strerror}")
@@ -230,14 +230,3 @@ class Stick(Gadget):
             self._finish(PASSED if error is None else FAILED)
 
         self._workers.put(self._disk.flush, done)
-
-
-def _first(views: Sequence[memoryview], size: int) -> list[memoryview]:
-    """As many bytes of the views."""
-    found = []
-    for view in views:
-        if size <= 0:
-            break
-        found.append(view[:size])
-        size -= len(view)
-    return found

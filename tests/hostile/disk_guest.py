@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.hostile.peer import PeerGuest, PeerHost
+from tests.hostile.peer import PeerHost, RingGuest
 from xenfs.abi.blkif import FORMATS, SEGMENT, Op, Segment, direct
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.abi.xenbus import XenbusState as S
@@ -48,7 +48,7 @@ class DiskHost(PeerHost):
                 made.close()
 
 
-class DiskGuest(PeerGuest):
+class DiskGuest(RingGuest):
     """The frontend."""
 
     @property

@@ -5,20 +5,16 @@ netback is a process of its own in a network namespace of its own; the guest is 
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from xl import kinds, spec
 
+from tests.hostile.peer import SECONDS, PeerGuest, PeerHost
 from tests.mounted.mount import until
 from tests.net.frames import UDP, ether, ipv4, udp
 from tests.net.namespaces import inside, listening, namespace, need_network, run
@@ -26,14 +22,9 @@ from xenfs.abi.netif import CTRL, MAPPING, RX, TX, CtrlType, TxFlag
 from xenfs.abi.stats import Stats
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.abi.xenbus import XenbusState as S
-from xenfs.domain.mounted import MountedDomain
 from xenfs.ring import Entry
-from xenfs.testing.mount import Mount
 from xenfs.testing.peers import MockFront
-from xenfs.xenbus import Device
-from xenfs.xenbus.end import read_state
 
-SECONDS = 20.0
 QUIET_BRIDGE = ("forward_delay", "0", "mcast_snooping", "0")
 """A bridge that forwards at once, and says nothing itself: one that snoops joins a group of routers."""
 MORE, EXTRA = int(TxFlag.more_data), int(TxFlag.extra_info)
@@ -47,76 +38,35 @@ def frame(payload: bytes = b"", *, source: bytes = MAC) -> bytes:
     return b"\xff" * 6 + source + ether(0x0800, ipv4(UDP, udp(payload)))[12:]
 
 
-class Host:
+class Host(PeerHost):
     """A machine, and a namespace with the backends of its guests."""
 
     def __init__(self, folder: Path, held: ExitStack) -> None:
-        self.mount = Mount(folder / "xen", 1 << 15)
-        held.callback(self.mount.close)
-        self.mount.arm(600)
-        self.point = str(folder / "xen")
-        self.root = held.enter_context(MountedDomain(0, self.point))
+        super().__init__(folder, held)
         self.space = held.enter_context(namespace())
         run(self.space, "ip", "link", "add", "br0", "type", "bridge", *QUIET_BRIDGE)
         run(self.space, "ip", "link", "set", "br0", "up")
-        self.log = folder / "log"
 
     @contextmanager
     def guest(self, line: str = "") -> Iterator[Guest]:
         """A guest with a vif, whose backend runs."""
-        from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain
-
-        domid = self.root.call(CreateDomain(frames=1024)).domid
-        wanted = kinds.parse("vif", f"mac=00:16:3e:00:00:01,bridge=br0{line}", domid, 0, int)
-        spec.add(self.root.store, wanted)
-        with self.log.open("ab") as log:
-            back = subprocess.Popen(
-                inside(self.space, sys.executable, "-m", "xennet.back", str(domid), "0"),
-                env={**os.environ, "XEN": self.point, "XEN_DOMID": "0"},
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
-        with back:
+        line = f"mac=00:16:3e:00:00:01,bridge=br0{line}"
+        with self.backend("vif", line, "xennet.back", prefix=inside(self.space)) as (domain, device, back):
+            made = Guest(self, domain, device, back)
             try:
-                spec.wait_ready(self.root.store, wanted)
-                with MountedDomain(domid, self.point) as domain:
-                    made = Guest(self, domain, wanted.device, back)
-                    try:
-                        yield made
-                    finally:
-                        made.close()
-                assert back.poll() is None, "netback must not end"
+                yield made
             finally:
-                back.send_signal(signal.SIGTERM)
-                until(lambda: back.poll() is not None, SECONDS)
-                spec.remove(self.root.store, wanted.device)
-        self.root.call(DestroyDomain(dom=domid))
-        assert back.returncode == 0
-
-    def held(self) -> list[str]:
-        """What is granted, mapped or dying anywhere."""
-        lines = Path(self.point, "hypervisor/frames").read_text().splitlines()[1:-1]
-        return [line for line in lines if line.split()[3:6] != ["0", "0", "0"] or line.split()[1] == "dying"]
+                made.close()
 
 
-class Guest:
+class Guest(PeerGuest):
     """The frontend. Its ids are the numbers of its pages."""
 
-    def __init__(self, host: Host, domain: MountedDomain, device: Device, back: subprocess.Popen[bytes]) -> None:
-        self.host, self.domain, self.device, self.back = host, domain, device, back
-        self.store, self.memory = domain.store, domain.memory
-        self.path = f"device/vif/{device.id}"
-        self.held = ExitStack()
-
-    def share(self, count: int = 1, *, readonly: bool = False) -> tuple[memoryview, list[int], list[int]]:
-        """Pages granted to the backend: view, frames, grants."""
-        frames = self.memory.alloc(count)
-        region = self.memory.view(frames)
-        refs = self.memory.grant(frames, 0, readonly=readonly)
-        self.held.callback(self.memory.free, frames, defer=True)
-        self.held.callback(region.close)
-        self.held.callback(self.memory.end_access, refs, defer=True)
-        return region.view, frames, refs
+    @property
+    def host(self) -> Host:
+        """The machine."""
+        assert isinstance(self.machine, Host)
+        return self.machine
 
     def prepare(self) -> dict[str, str]:
         """Rings, pages and channels; the keys that an honest frontend would write."""
@@ -145,12 +95,6 @@ class Guest:
             "feature-ipv6-csum-offload": "1",
         }
 
-    def publish(self, keys: dict[str, str | bytes]) -> None:
-        """Write keys, and be Connected."""
-        for name, value in keys.items():
-            self.store.write(f"{self.path}/{name}", value)
-        self.set_state(S.Connected)
-
     def connect(self, **changes: str | None) -> Guest:
         """Prepare, publish and wait for the backend. Underscores in names of keys stand for dashes."""
         keys = self.prepare()
@@ -158,34 +102,9 @@ class Guest:
             keys.pop(name.replace("_", "-"), None)
             if value is not None:
                 keys[name.replace("_", "-")] = value
-        self.publish(dict(keys))
+        self.publish(keys, S.Connected)
         self.until_state(S.Connected)
         return self
-
-    def set_state(self, state: S) -> None:
-        self.store.write(f"{self.path}/state", str(int(state)))
-
-    def state(self) -> S | None:
-        return read_state(self.host.root.store, self.device.backend_path)
-
-    def until_state(self, *states: S) -> None:
-        until(lambda: self.state() in states, SECONDS)
-
-    def error(self) -> str:
-        """What the backend says is wrong."""
-        return self.host.root.store.read(f"error/backend/vif/{self.device.domid}/{self.device.id}/error").decode()
-
-    def until_stopped(self, words: str) -> None:
-        """Until the backend has stopped the device, and says why."""
-        self.until_state(S.Closing, S.Closed)
-        assert words in self.error(), self.error()
-
-    def close(self) -> None:
-        """Let go of everything, as a frontend that closes."""
-        self.set_state(S.Closed)
-        self.until_state(S.Closed, S.InitWait)
-        self.held.close()
-        self.held = ExitStack()
 
     def again(self) -> None:
         """Close, connect as an honest frontend, and send a packet through."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -41,15 +41,18 @@ class PeerHost:
 
     @contextmanager
     def backend(
-        self, kind: str, line: str, module: str, frames: int = 1024
+        self, kind: str, line: str, module: str, frames: int = 1024, *, prefix: Sequence[str] = ()
     ) -> Iterator[tuple[MountedDomain, Device, subprocess.Popen[bytes]]]:
-        """A domain with a device whose backend runs; afterwards it still does, and ends in order."""
+        """A domain with a device whose backend runs; afterwards it still does, and ends in order.
+
+        `prefix` stands before its command.
+        """
         domid = self.root.call(CreateDomain(frames=frames)).domid
         wanted = kinds.parse(kind, line, domid, 0, int)
         spec.add(self.root.store, wanted)
         with self.log.open("ab") as log:
             back = subprocess.Popen(
-                [sys.executable, "-m", module, str(domid), str(wanted.device.id)],
+                [*prefix, sys.executable, "-m", module, str(domid), str(wanted.device.id)],
                 env={**os.environ, "XEN": self.point, "XEN_DOMID": "0"},
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -74,10 +77,7 @@ class PeerHost:
 
 
 class PeerGuest:
-    """The frontend: `ring` is the one that `ask` asks through."""
-
-    ring: MockFront
-    channel: Channel
+    """The frontend."""
 
     def __init__(self, host: PeerHost, domain: MountedDomain, device: Device, back: subprocess.Popen[bytes]) -> None:
         self.machine, self.domain, self.device, self.back = host, domain, device, back
@@ -85,7 +85,7 @@ class PeerGuest:
         self.path = f"device/{device.kind}/{device.id}"
         self.held = ExitStack()
 
-    def share(self, count: int, *, readonly: bool = False) -> tuple[memoryview, list[int], list[int]]:
+    def share(self, count: int = 1, *, readonly: bool = False) -> tuple[memoryview, list[int], list[int]]:
         """Pages granted to the backend: view, frames, grants."""
         frames = self.memory.alloc(count)
         region = self.memory.view(frames)
@@ -99,7 +99,7 @@ class PeerGuest:
         with suppress(Refused):  # a test has done so before
             self.memory.end_access(refs, defer=True)
 
-    def publish(self, keys: dict[str, str | None], state: S = S.Initialised) -> None:
+    def publish(self, keys: Mapping[str, str | bytes | None], state: S = S.Initialised) -> None:
         """Write keys, and be in the state that follows."""
         for name, value in keys.items():
             if value is not None:
@@ -118,9 +118,12 @@ class PeerGuest:
     def until_stopped(self, words: str) -> None:
         """Until the backend has stopped the device, and says why."""
         self.until_state(S.Closing, S.Closed)
+        assert words in self.error(), self.error()
+
+    def error(self) -> str:
+        """What the backend says is wrong."""
         path = f"error/backend/{self.device.kind}/{self.device.domid}/{self.device.id}/error"
-        said = self.machine.root.store.read(path).decode()
-        assert words in said, said
+        return self.machine.root.store.read(path).decode()
 
     def close(self) -> None:
         """Let go of everything, as a frontend that closes."""
@@ -128,6 +131,18 @@ class PeerGuest:
         self.until_state(S.Closed, S.InitWait)
         self.held.close()
         self.held = ExitStack()
+
+    def stats(self) -> Stats:
+        """What the backend has counted."""
+        name = f"{self.device.kind}-{self.device.domid}-{self.device.id}-stats"
+        return Stats.parse(Path(self.machine.point, "domains/0/rings", name).read_bytes())
+
+
+class RingGuest(PeerGuest):
+    """A frontend that asks through one ring."""
+
+    ring: MockFront
+    channel: Channel
 
     def ask(self, *requests: Entry) -> list[Entry]:
         """Queue requests; as many responses, or those that come before the backend stops."""
@@ -149,8 +164,3 @@ class PeerGuest:
             if not self.ring.ring.final_check():
                 self.channel.wait(0.05)
                 self.channel.drain()
-
-    def stats(self) -> Stats:
-        """What the backend has counted."""
-        name = f"{self.device.kind}-{self.device.domid}-{self.device.id}-stats"
-        return Stats.parse(Path(self.machine.point, "domains/0/rings", name).read_bytes())

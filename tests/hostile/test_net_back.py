@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.hostile.guest import ERROR, EXTRA, MORE, NULL, OKAY, SECONDS, Guest, Host, frame, guest, host, patient
+from tests.hostile.guest import ERROR, EXTRA, MORE, NULL, OKAY, Guest, Host, frame, guest, host, patient
+from tests.hostile.peer import SECONDS
 from tests.mounted.mount import until
 from xenfs.abi.netif import Gso, TxFlag
 from xenfs.abi.xen import PAGE_SIZE

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hostile.guest import OKAY, SECONDS, Guest, frame, guest, host, patient
+from tests.hostile.guest import OKAY, Guest, frame, guest, host, patient
+from tests.hostile.peer import SECONDS
 from tests.mounted.mount import until
 from xenfs.abi.netif import TX
 from xenfs.abi.xenbus import XenbusState as S

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.guest import ERROR, SECONDS, Guest, Host, frame, host
+from tests.hostile.guest import ERROR, Guest, Host, frame, host
+from tests.hostile.peer import SECONDS
 from tests.mounted.mount import until
 from tests.net.namespaces import run
 from xenfs.abi.grant_table import GntStatus

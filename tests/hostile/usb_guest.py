@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from xenusb.descriptors import Ask, Setup
 
-from tests.hostile.peer import SECONDS, PeerGuest, PeerHost
+from tests.hostile.peer import SECONDS, PeerHost, RingGuest
 from tests.mounted.mount import until
 from xenfs.abi.usbif import CONN, FRAME, ISOC, UNLINK, URB, Pipe, PipeType, Status, Urb
 from xenfs.abi.xen import PAGE_SIZE
@@ -48,7 +48,7 @@ class UsbHost(PeerHost):
                 made.close()
 
 
-class UsbGuest(PeerGuest):
+class UsbGuest(RingGuest):
     """The frontend."""
 
     def prepare(self) -> dict[str, str | None]:

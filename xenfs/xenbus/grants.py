@@ -34,6 +34,17 @@ class Pieces:
     size: int
 
 
+def cut(views: Sequence[memoryview], size: int) -> list[memoryview]:
+    """As much of the views as `size` bytes fill."""
+    found = []
+    for view in views:
+        if size <= 0:
+            break
+        found.append(view[:size])
+        size -= len(view)
+    return found
+
+
 class Group:
     """Pages mapped together. `users` counts the requests under way, during which they stay."""
 
