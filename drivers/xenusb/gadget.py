@@ -115,6 +115,10 @@ class Gadget:
             transfer.answer(data)
         return True
 
+    def progress(self, transfer: Transfer) -> int:
+        """Bytes of a transfer that is not over and was moved in part, should it be taken back now."""
+        return 0
+
     def restarted(self) -> None:
         """The host has reset the device, or chosen its configuration."""
 
@@ -172,7 +176,7 @@ class Gadget:
         waiting = self._waiting.get(transfer.address)
         if waiting is not None and transfer in waiting:
             waiting.remove(transfer)
-        transfer.end(Status.shutdown)
+        transfer.end(Status.shutdown, self.progress(transfer))
 
     def reset(self) -> None:
         """See UsbDevice."""
@@ -190,6 +194,9 @@ class Gadget:
             waiting.popleft().end(status)
 
     def _configure(self, value: int) -> None:
+        for address in list(self._waiting):
+            self._end(address, Status.shutdown)
+        self._halted.clear()
         self.configured = value
         self.settings = {}
         self._set_ends()
@@ -203,7 +210,7 @@ class Gadget:
                 if one.alternate == self.settings.get(one.number, 0):
                     ends |= {end.address: end for end in one.endpoints}
         for address in list(self._waiting):
-            if self._ends.get(address) is not ends.get(address) or not self.configured:
+            if self._ends.get(address) is not ends.get(address):
                 self._end(address, Status.shutdown)
         self._ends = ends
         self._waiting = {address: self._waiting.get(address, deque()) for address in ends}
@@ -263,10 +270,10 @@ class Gadget:
             (Ask.get_descriptor, TO_INTERFACE): lambda setup: self.control(setup, b""),
             (Ask.get_configuration, TO_DEVICE): lambda _: bytes((self.configured,)),
             (Ask.set_configuration, TO_DEVICE): self._choose,
-            (Ask.get_interface, TO_INTERFACE): lambda setup: bytes((self.settings.get(setup.index, 0),)),
+            (Ask.get_interface, TO_INTERFACE): self._get_interface,
             (Ask.set_interface, TO_INTERFACE): self._set_interface,
-            (Ask.get_status, TO_DEVICE): lambda _: bytes((1, 0)),
-            (Ask.get_status, TO_INTERFACE): lambda _: bytes(2),
+            (Ask.get_status, TO_DEVICE): lambda _: bytes(2),
+            (Ask.get_status, TO_INTERFACE): lambda setup: bytes(2 * len(self._get_interface(setup))),
             (Ask.get_status, TO_ENDPOINT): lambda setup: bytes((int(self._end_of(setup) in self._halted), 0)),
             (Ask.clear_feature, TO_ENDPOINT): self._clear,
             (Ask.set_feature, TO_ENDPOINT): self._set_halt,
@@ -281,6 +288,7 @@ class Gadget:
         about = self.about
         device = DeviceDescriptor(
             about.vendor, about.product, klass=about.klass, subclass=about.subclass, protocol=about.protocol,
+            packet=8 if self.speed is Speed.low else 64,
             strings=(1, 2, 3 if about.serial else 0),
         )  # fmt: skip
         if kind == Kind.device:
@@ -297,12 +305,19 @@ class Gadget:
     def _choose(self, setup: Setup) -> None:
         if setup.value not in (0, self.configuration.value):
             raise Stall
-        self._halted.clear()
         self._configure(setup.value)
+
+    def _get_interface(self, setup: Setup) -> bytes:
+        if not self.configured or self.configuration.interface(setup.index) is None:
+            raise Stall
+        return bytes((self.settings.get(setup.index, 0),))
 
     def _set_interface(self, setup: Setup) -> None:
         if not self.configured or self.configuration.interface(setup.index, setup.value) is None:
             raise Stall
+        for one in self.interfaces:
+            if one.number == setup.index:
+                self._halted -= {end.address for end in one.endpoints}
         self.settings[setup.index] = setup.value
         self._set_ends()
 

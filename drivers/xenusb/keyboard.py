@@ -1,15 +1,17 @@
-"""A HID keyboard that types what is written into a FIFO, line by line: `keyboard:/path/to/fifo`.
+"""A HID keyboard that types what is written into a FIFO: `keyboard:/path/to/fifo`.
 
 mkfifo keys; xenfs usbdev-attach guest device=keyboard:$PWD/keys; echo 'Hello, world!' > keys
 """
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import stat
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 from xenfs.abi.usbif import PipeType, Speed
@@ -30,7 +32,7 @@ _SHIFT = 0x02
 _KEYS = 1
 _SIZE = 8
 _ROOM = 1 << 16
-"""Characters that may wait to be typed; whoever writes more is made to wait by the FIFO."""
+"""Reports that may wait to be typed; whoever writes more is made to wait by the FIFO."""
 GET_REPORT, GET_IDLE, GET_PROTOCOL, SET_REPORT, SET_IDLE, SET_PROTOCOL = 0x01, 0x02, 0x03, 0x09, 0x0A, 0x0B
 _UNDER = "1234567890-=[]\\;'`,./"
 _OVER = '!@#$%^&*()_+{}|:"~<>?'
@@ -66,33 +68,38 @@ class Keyboard(Gadget):
             os.close(self._fd)
             raise OSError(errno.EINVAL, "not a FIFO", argument)
         super().__init__(argument, host)
-        self._line = b""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._typed: deque[bytes] = deque()
         self._idle, self._protocol, self.lights = 0, 1, 0
         self._listening = Gate(host.loop, self._fd, lambda: host.attempt(self._read))
         self._listening.open()
 
     def _read(self) -> None:
-        self._line += os.read(self._fd, 4096)
-        *lines, self._line = self._line.split(b"\n")
-        for line in lines:
-            for letter in line.decode("utf-8", "replace") + "\n":
-                if letter in LAYOUT:
-                    modifiers, code = LAYOUT[letter]
-                    self._typed += (bytes((modifiers, 0, code)) + bytes(5), bytes(_SIZE))
-                else:
-                    self.host.say(f"there is no key for {letter!r}")
+        text = ""
+        with suppress(BlockingIOError):  # somebody else has read it
+            text = self._decoder.decode(os.read(self._fd, 4096))
+        for letter in text:
+            if letter in LAYOUT:
+                modifiers, code = LAYOUT[letter]
+                self._typed += (bytes((modifiers, 0, code)) + bytes(5), bytes(_SIZE))
+            else:
+                self.host.say(f"there is no key for {letter!r}")
         if len(self._typed) >= _ROOM:
             self._listening.shut()
-        self._line = self._line[-_ROOM:]
         self.ready(_KEYS, inward=True)
+
+    def restarted(self) -> None:
+        """See Gadget."""
+        self._idle, self._protocol = 0, 1
 
     def give(self, endpoint: int, size: int) -> bytes | None:
         """See Gadget."""
         if not self._typed:
             return None
-        self._listening.open()
-        return self._typed.popleft()
+        report = self._typed.popleft()
+        if len(self._typed) < _ROOM:
+            self._listening.open()
+        return report
 
     def control(self, setup: Setup, data: bytes) -> bytes:
         """See Gadget."""

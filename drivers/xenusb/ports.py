@@ -12,6 +12,7 @@ import importlib
 import os
 import re
 import socket
+import stat
 from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -67,8 +68,9 @@ class Claim:
         kind, _, argument = text.partition(":")
         path = argument.partition(",")[0]
         try:
-            if kind != "python" and Path(path).is_absolute() and Path(path).exists():
-                self._held: int | socket.socket = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            if kind != "python" and Path(path).is_absolute() and Path(path).exists() and not _terminal(path):
+                flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+                self._held: int | socket.socket = os.open(path, flags)
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             else:
                 self._held = socket.socket(socket.AF_UNIX)
@@ -191,6 +193,11 @@ class Port:
         except Exception as error:  # of a class that a user wrote
             transfer.end(Status.ioerror)
             self.unplugged(f"{type(error).__name__}: {error}")
+
+
+def _terminal(path: str) -> bool:
+    """Whether it is a serial port's link to its pty, which is claimed by its name."""
+    return stat.S_ISCHR(Path(path).stat().st_mode)
 
 
 def _words(error: OSError) -> str:

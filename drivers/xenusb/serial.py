@@ -75,7 +75,7 @@ class Serial(Gadget):
         """Listened for only while the guest waits, so that what nobody wants stays in the pty."""
         self._listening.shut()
         with suppress(BlockingIOError):
-            self._read = os.read(self._master, _ROOM)
+            self._read += os.read(self._master, _ROOM)
         self.ready(IN, inward=True)
 
     def give(self, endpoint: int, size: int) -> bytes | None:
@@ -88,6 +88,7 @@ class Serial(Gadget):
         if not self._read:
             self._listening.open()
             return None
+        self._listening.shut()
         part, self._read = self._read[:size], self._read[size:]
         return part
 
@@ -106,6 +107,10 @@ class Serial(Gadget):
         if not transfer.inward and transfer is not self._writing:
             self._writing, self._written = transfer, 0
         return super().transfer(transfer)
+
+    def progress(self, transfer: Transfer) -> int:
+        """See Gadget."""
+        return self._written if transfer is self._writing else 0
 
     def _room(self) -> None:
         self._stuck.shut()

@@ -32,10 +32,14 @@ from xenusb.usbip import Asked, Code, Exported, Malformed, Op, Short, Submit, Su
 SOCKET, ADDRESS = "xenfs-usb", "xenfs-usbip"
 """Keys of the frontend's: where the two are."""
 _ROOM = 1 << 16
-_MOST_WAITING, _MOST_FLYING = 4 << 20, 64
+_MOST_CONNECTIONS = 128
+_MOST_WAITING = 4 << 20
+"""Bytes of answers that somebody does not take, before he is not asked for more questions."""
+_MOST_FLYING, _MOST_BYTES = 1024, 16 << 20
+"""Transfers of one connection, and their bytes."""
 _PORTS = 32
 """Ports that are tried, for a guest with several controllers."""
-_BUSY, _GONE, _NOT_FOUND = -errno.EBUSY, -errno.ENODEV, -errno.ENOENT
+_BUSY, _GONE, _NOT_FOUND, _TOO_MANY = -errno.EBUSY, -errno.ENODEV, -errno.ENOENT, -errno.ENOMEM
 
 
 class Server:
@@ -76,8 +80,11 @@ class Server:
         try:
             connection, _ = listener.accept()
         except OSError:
-            return  # whoever came has gone again, or there are no descriptors
-        self.connections.add(Connection(self, connection, local=listener is self._local))
+            return  # whoever came has gone again
+        if len(self.connections) < _MOST_CONNECTIONS:
+            self.connections.add(Connection(self, connection, local=listener is self._local))
+        else:
+            connection.close()
 
     def bus_id(self, device: Attached) -> str:
         """What usbip calls a device."""
@@ -92,7 +99,7 @@ class Server:
             f"/xen/vusb-{self.end.device.id}/{self.bus_id(device)}", self.bus_id(device), self.end.device.id + 1,
             device.address, int(device.speed), about.vendor, about.product, about.release,
             (about.klass, about.subclass, about.protocol), device.value, len(device.parsed),
-            tuple((one.klass, one.subclass, one.protocol) for one in interfaces),
+            tuple((one.klass, one.subclass, one.protocol) for one in interfaces[:255]),
         )  # fmt: skip
 
     def listed(self) -> list[Attached]:
@@ -111,6 +118,12 @@ class Server:
             self._folder.rmdir()
 
 
+def _resets(asked: Submit) -> bool:
+    """Whether it is a reset of the device."""
+    setup = Setup.parse(asked.setup)
+    return not asked.endpoint and (setup.request_type, setup.request, setup.value) == RESET_PORT
+
+
 class Connection:
     """Somebody who lists the devices, or uses one. Implements User of a device."""
 
@@ -127,8 +140,11 @@ class Connection:
         self._head = bytearray()
         self._device: Attached | None = None
         self._asked = Asked()
-        self._flying: dict[int, Want] = {}
+        self._flying: dict[int, Want | None] = {}
+        """None for those that cannot be taken back."""
+        self._bytes = 0
         self._unlinks: dict[int, int] = {}
+        """By the number of what is taken back: that of the request to do so."""
         self._closed = False
 
     def _guarded(self, call: Callable[[], None]) -> None:
@@ -149,7 +165,7 @@ class Connection:
         """Whoever does not take answers is not asked for more questions."""
         if self._closed:
             return
-        if self._outbox.size > _MOST_WAITING or len(self._flying) >= _MOST_FLYING:
+        if self._outbox.size > _MOST_WAITING:
             self._gate.shut()
         else:
             self._gate.open()
@@ -230,6 +246,8 @@ class Connection:
 
     def _do(self, data: bytes) -> None:
         for asked in self._asked.feed(data):
+            if self._closed:
+                return
             if isinstance(asked, Submit):
                 self._submit(asked)
             elif asked.code == Code.unlink:
@@ -248,6 +266,12 @@ class Connection:
             raise Malformed(f"transfer {asked.number} twice at once")
         if self._server.hub.devices.get(device.port) is not device:
             self._refuse(asked, _GONE)
+        elif device.lost or not (device.address or _resets(asked)):
+            self._refuse(asked, Status.shutdown)
+        elif len(self._flying) >= _MOST_FLYING or self._bytes + asked.size > _MOST_BYTES:
+            self._refuse(asked, _TOO_MANY)
+        elif not device.address:  # it is being set up again; address 0 is for whoever does that
+            self._refuse(asked, Status.shutdown)
         elif not asked.endpoint:
             self._control(asked, device)
         else:
@@ -258,22 +282,24 @@ class Connection:
 
     def _control(self, asked: Submit, device: Attached) -> None:
         setup, hub = Setup.parse(asked.setup), self._server.hub
-        reset = (setup.request_type, setup.request, setup.value) == RESET_PORT
+
+        def change(call: Callable[[Callable[[Status], None]], None]) -> None:
+            self._flying[asked.number] = None
+            call(over)
 
         def over(status: Status) -> None:
-            self._flying.pop(asked.number, None)
+            del self._flying[asked.number]
             self._send(Submitted(asked.number, int(status), 0).emit())
-            self._throttle()
 
-        if reset:
-            hub.reset(device, over)
+        if _resets(asked):
+            change(partial(hub.reset, device))
         elif setup.is_standard(Ask.set_configuration):
             if any(owner is not self for owner in device.claims.values()):
                 self._refuse(asked, _BUSY)
             else:
-                hub.set_configuration(device, setup.value & 0xFF, over)
+                change(partial(hub.set_configuration, device, setup.value & 0xFF))
         elif setup.is_standard(Ask.set_interface, TO_INTERFACE):
-            hub.set_interface(device, setup.index & 0xFF, setup.value & 0xFF, over)
+            change(partial(hub.set_interface, device, setup.index & 0xFF, setup.value & 0xFF))
         elif setup.is_standard(Ask.set_address):
             self._refuse(asked, Status.stall)
         elif setup.is_standard(Ask.clear_feature, TO_ENDPOINT) and not self._may(device, setup.index & 0x8F):
@@ -336,7 +362,7 @@ class Connection:
             at += want.actual
             found.append(want.data if asked.inward else b"")
             if want.status is Status.ok and want.actual == want.size and at < asked.size:
-                if asked.number not in self._unlinks.values():
+                if asked.number not in self._unlinks and not self._closed:
                     begin()
                     return
                 want.status = Status.shutdown
@@ -345,6 +371,8 @@ class Connection:
         begin()
 
     def _fly(self, asked: Submit, want: Want) -> None:
+        if asked.number not in self._flying:
+            self._bytes += asked.size
         self._flying[asked.number] = want
         self._server.urbs.submit(want)
 
@@ -358,13 +386,12 @@ class Connection:
         return over
 
     def _finish(self, asked: Submit, want: Want, data: bytes, actual: int) -> None:
-        self._flying.pop(asked.number, None)
-        unlink = next((own for own, victim in self._unlinks.items() if victim == asked.number), None)
-        if unlink is not None:
-            del self._unlinks[unlink]
-            if want.status is Status.shutdown:
-                self._send(Short(Code.unlinked, unlink, usbip.ECONNRESET).emit())
-                return
+        del self._flying[asked.number]
+        self._bytes -= asked.size
+        unlink = self._unlinks.pop(asked.number, None)
+        if unlink is not None and want.status is Status.shutdown:
+            self._send(Short(Code.unlinked, unlink, usbip.ECONNRESET).emit())
+            return
         if want.packets:
             actual = sum(one.actual for one in want.packets)
         self._send(
@@ -374,14 +401,13 @@ class Connection:
         )
         if unlink is not None:
             self._send(Short(Code.unlinked, unlink, 0).emit())
-        self._throttle()
 
     def _unlink(self, asked: Short) -> None:
         want = self._flying.get(asked.value)
-        if want is None or want.over:
+        if want is None or asked.value in self._unlinks:
             self._send(Short(Code.unlinked, asked.number, 0).emit())
         else:
-            self._unlinks[asked.number] = asked.value
+            self._unlinks[asked.value] = asked.number
             self._server.urbs.cancel(want)
 
     # What usbfs has ioctls for.
@@ -434,7 +460,8 @@ class Connection:
         self._outbox.close()
         self._socket.close()
         for want in list(self._flying.values()):
-            self._server.urbs.cancel(want)
+            if want is not None:
+                self._server.urbs.cancel(want)
         device = self._device
         if device is not None:
             for number in [number for number, owner in device.claims.items() if owner is self]:

@@ -142,6 +142,7 @@ class Stick(Gadget):
             self._finish(PHASE_ERROR)
             return
         self._data = memoryview(data)[: self._command.size]
+        self._verdict = PASSED if len(data) <= self._command.size else PHASE_ERROR
         if self._command.size:
             self._phase = _Phase.data_in if self._command.inward else _Phase.data_out
             self._wake()
@@ -178,7 +179,7 @@ class Stick(Gadget):
         except OSError as error:
             self.host.say(f"{self._disk.path}: {error.strerror}")
             self._scsi.failed(writes=False)
-            self._finish(FAILED, halt=True)
+            self._verdict, self._phase = FAILED, _Phase.status
             raise Stall from None
         self._sent(size, transfer)
 
@@ -203,17 +204,17 @@ class Stick(Gadget):
                 self._scsi.failed(writes=True)
                 self._verdict = FAILED
         self._passed += transfer.size
-        if self._passed >= self._command.size or transfer.size % _PACKET:
+        if self._passed >= self._command.size or transfer.size % _PACKET or not transfer.size:
             self._phase = _Phase.status
         transfer.end(Status.ok, transfer.size)
         if self._phase is _Phase.status:
             self.ready(IN, inward=True)
 
-    def _finish(self, verdict: int, *, halt: bool = False) -> None:
+    def _finish(self, verdict: int) -> None:
         """The status comes next; where the host expects data first, a STALL tells it that there is none."""
         self._verdict = verdict
         self._phase = _Phase.status
-        if self._command.size and not halt:
+        if self._command.size:
             self.halt(IN if self._command.inward else OUT, inward=self._command.inward)
         self.ready(IN, inward=True)
 
