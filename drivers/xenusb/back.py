@@ -138,5 +138,11 @@ class UsbBack(Backend):
         self.ports = {}
 
 
+class QusbBack(UsbBack):
+    """The same under the name that it has where QEMU is the backend."""
+
+    KIND = "qusb"
+
+
 if __name__ == "__main__":
     sys.exit(main(UsbBack))

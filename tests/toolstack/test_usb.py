@@ -26,6 +26,7 @@ def test_a_controller_has_libxls_keys() -> None:
 def test_what_a_line_says_counts() -> None:
     made = controller("type=qusb, version=1, ports=31, controller=5, backend=driver")
     assert (made.device.id, made.device.backend_domid) == (5, 7)
+    assert made.device.backend_path == "/local/domain/7/backend/qusb/3/5"
     assert (made.back["type"], made.back["usb-ver"], made.back["num-ports"]) == ("qusb", "1", "31")
 
 

@@ -363,8 +363,11 @@ def test_controllers_and_devices_by_the_commands(bay: Bay) -> None:
         bay.until_gone(domid, 1)
         x.fine("usbctrl-detach", "commands", "0")
         assert len(x.fine("usb-list", "commands").splitlines()) == 1
+        x.fine("usbctrl-attach", "commands", "type=qusb")
         x.fine("usbdev-attach", "commands", "device=loopback:")
         bay.until_there(domid, 1)
+        assert x.fine("usb-list", "commands").splitlines()[1].split() == ["0", "qusb", "0", "4", "2", "8"]
+        assert x.store.exists(f"/local/domain/0/backend/qusb/{domid}/0/port-status/1")
     finally:
         bay.stage.fine("destroy", str(domid))
 

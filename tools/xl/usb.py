@@ -45,7 +45,7 @@ def parse(text: str, domid: int, number: int, lookup: Domid) -> DeviceSpec:
         "port": "",
         **{f"port/{port}": "" for port in range(1, ports + 1)},
     }
-    return DeviceSpec(Device("vusb", domid, number, host), back=back)
+    return DeviceSpec(Device("vusb", domid, number, host, "qusb" if kind == "qusb" else ""), back=back)
 
 
 def _number(said: dict[str, str], name: str, text: str, default: int, low: int, high: int) -> int:

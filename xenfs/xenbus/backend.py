@@ -24,14 +24,16 @@ class Backend(End):
     """One backend. A driver has `connect`, and what of the others it needs; `config` is what the toolstack says."""
 
     role: ClassVar[str] = "backend"
+    KIND: ClassVar[str] = ""
+    """What the class is called in the backend's domain, where that is another name, as `qusb` is for vusb."""
 
     def __init__(
         self, domain: Domain, frontend_domid: int, number: int, *, loop: Loop | None = None, log: Log = to_stderr
     ) -> None:
         """Be the backend, in its own domain, of a device of `frontend_domid`."""
-        kind = self.CLASS.kind
-        super().__init__(domain, f"backend/{kind}/{frontend_domid}/{number}", loop=loop, log=log)
-        self._device = Device(kind, frontend_domid, number, domain.domid)
+        kind, named = self.CLASS.kind, self.KIND or self.CLASS.kind
+        super().__init__(domain, f"backend/{named}/{frontend_domid}/{number}", loop=loop, log=log)
+        self._device = Device(kind, frontend_domid, number, domain.domid, named)
         self.config: Values = {}
         self._settings: Values | None = None
         self._ready = False
