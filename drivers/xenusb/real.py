@@ -59,7 +59,7 @@ class RealDevice:
         self._ended: deque[Any] = deque()
         self._claimed: list[int] = []
         self._theirs: set[int] = set()
-        self._gone = self._told = self._closed = False
+        self._gone = self._closed = False
         self._device: Any = None
         self._handle: Any = None
         self._context = usb.USBContext()
@@ -139,14 +139,14 @@ class RealDevice:
 
     def _settle(self) -> None:
         """Tell of what is over. Whoever hears of it may ask for more, or close."""
-        while self._ended and not self._closed:
+        while self._ended:
             self._over(self._ended.popleft())
         if self._gone:
             self._lost()
 
     def _lost(self) -> None:
-        told, self._told = self._told, True
-        if not told and not self._closed:
+        self._gone = False
+        if not self._closed:
             self._host.unplugged(f"{self._path}: it is gone")
 
     def _settings(self) -> Iterator[Any]:
@@ -231,12 +231,8 @@ class RealDevice:
             transfer.end(Status.ok)
             return
         own = self._handle.getTransfer(len(lengths))
-        try:
-            self._fill(own, transfer, lengths)
-            own.submit()
-        except self._usb.USBError:
-            own.close()
-            raise
+        self._fill(own, transfer, lengths)
+        own.submit()
         self._running[transfer] = own
 
     def _fill(self, own: Any, transfer: Transfer, lengths: list[int]) -> None:
@@ -287,7 +283,7 @@ class RealDevice:
         """See UsbDevice."""
         own = self._running.get(transfer)
         transfer.end(Status.shutdown)
-        if own is not None and not self._closed:
+        if own is not None:
             with suppress(self._usb.USBError):  # it is over, and about to be heard of
                 own.cancel()
 
@@ -307,16 +303,14 @@ class RealDevice:
             return
         self._closed = True
         self._gate.shut()
-        for transfer, own in list(self._running.items()):
-            with suppress(self._usb.USBError):
-                own.cancel()
+        for transfer in list(self._running):
             transfer.end(Status.nodev)
         self._let_go()
         self._running.clear()
         self._ended.clear()
 
     def _let_go(self) -> None:
-        """Whatever there is of it. What still runs is waited for, which is short when it was cancelled."""
+        """Whatever there is of it. What still runs is cancelled, and waited for, which is short."""
         with suppress(self._usb.USBError):
             if self._handle is not None:
                 self._release()
