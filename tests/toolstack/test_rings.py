@@ -45,8 +45,8 @@ def shown(name: str, layout: RingFormat, *entries: Entry) -> list[str]:
         ),
         (
             "vusb-0-urb", URB, Urb(3, Pipe(1, PipeType.control), special=bytes.fromhex("8006000100001200")).emit(),
-            "id 3  pipe control out port 1 address 0 endpoint 0  setup 80 06 00 01 00 00 12 00  length 0"
-            "  segments none",
+            ("id 3  pipe control out port 1 address 0 endpoint 0  setup 80 06 00 01 00 00 12 00"
+             "  length 0  segments none"),
         ),
         (
             "vusb-0-urb", URB,
