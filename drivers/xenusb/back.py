@@ -58,7 +58,7 @@ class UsbBack(Backend):
         for port in self.ports.values():
             port.reset()
             if port.device is not None:
-                self._news.append((port.number, port.device.speed))
+                self._news.append((port.number, port.speed))
         self._channel = self.bind_channel(int(their["event-channel"]), self._event)
         requests = Requests(ring, self._channel, grants, self.ports, self.counters)
         self.held.callback(requests.close)

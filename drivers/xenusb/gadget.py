@@ -143,6 +143,9 @@ class Gadget:
             except OSError as error:
                 self.host.say(f"{error.filename or self.about.name}: {error.strerror}")
                 transfer.end(Status.ioerror)
+            except Exception:  # what unplugs a user's device leaves nothing behind
+                transfer.end(Status.ioerror)
+                raise
 
     def halt(self, endpoint: int, *, inward: bool) -> None:
         """Have an endpoint answer STALL until the host clears that."""

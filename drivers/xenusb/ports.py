@@ -12,7 +12,6 @@ import importlib
 import os
 import re
 import socket
-import stat
 from collections.abc import Callable
 from hashlib import sha256
 from importlib.metadata import entry_points
@@ -31,6 +30,8 @@ STATUS = "port-status"
 GROUP = "xenusb.devices"
 _BUS_PATH = re.compile(r"\d+-\d+(\.\d+)*")
 _SHOWN = 200
+_BY_NAME = ("python", "usbip", "serial")
+"""What is made of no file, or of one that it makes itself."""
 Make = Callable[[str, Host], UsbDevice]
 
 
@@ -67,15 +68,18 @@ class Claim:
         """Claim what a port's text names. Raises OSError: EBUSY when another port has it."""
         kind, _, argument = text.partition(":")
         path = argument.partition(",")[0]
+        name = text
         try:
-            if kind != "python" and Path(path).is_absolute() and Path(path).exists() and not _terminal(path):
+            if kind == "serial" and path:
+                name = f"serial:{os.path.realpath(Path(path).parent)}/{Path(path).name}"
+            if kind not in _BY_NAME and path and Path(path).exists():
                 flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
                 self._held: int | socket.socket = os.open(path, flags)
                 fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             else:
                 self._held = socket.socket(socket.AF_UNIX)
-                if argument:
-                    self._held.bind(f"\0xenusb {os.geteuid()} {sha256(text.encode()).hexdigest()[:32]}")
+                if argument or _BUS_PATH.fullmatch(text):
+                    self._held.bind(f"\0xenusb {os.geteuid()} {sha256(name.encode()).hexdigest()[:32]}")
         except OSError as error:
             if hasattr(self, "_held"):
                 self.close()
@@ -91,39 +95,53 @@ class Claim:
             self._held.close()
 
 
-class Port:
-    """One port. Implements Host for what is in it."""
+class Seat:
+    """A device's hold on the port that it was made in. Implements Host; once the device is out it says nothing more."""
 
-    def __init__(self, number: int, back: UsbBack) -> None:
-        """Empty."""
-        self.number, self._back = number, back
-        self.device: UsbDevice | None = None
-        self.address = 0
-        self.status = "empty"
-        self._text: str | None = None
-        self._claim: Claim | None = None
-        self._turn = 0
+    def __init__(self, port: Port) -> None:
+        """In a port."""
+        self._port = port
 
     @property
     def loop(self) -> Loop:
         """See Host."""
-        return self._back.loop
+        return self._port.back.loop
 
     def attempt(self, call: Call) -> None:
         """See Host."""
-        turn = self._turn
         try:
             call()
-        except OSError as error:
-            if turn == self._turn:
-                self.unplugged(_words(error))
-        except Exception as error:  # of a class that a user wrote
-            if turn == self._turn:
-                self.unplugged(f"{type(error).__name__}: {error}")
+        except Exception as error:  # of a class that a user wrote, perhaps
+            self.unplugged(words(error))
+
+    def unplugged(self, why: str) -> None:
+        """See Host."""
+        if self._port.seat is self:
+            self._port.lose(why)
 
     def say(self, line: str) -> None:
         """See Host."""
-        self._back.log(f"{self._back!r}: port {self.number}: {line}")
+        if self._port.seat is self:
+            self._port.say(line)
+
+
+class Port:
+    """One port."""
+
+    def __init__(self, number: int, back: UsbBack) -> None:
+        """Empty."""
+        self.number, self.back = number, back
+        self.device: UsbDevice | None = None
+        self.speed = Speed.none
+        self.seat: Seat | None = None
+        self.address = 0
+        self.status = "empty"
+        self._text: str | None = None
+        self._claim: Claim | None = None
+
+    def say(self, line: str) -> None:
+        """For the log."""
+        self.back.log(f"{self.back!r}: port {self.number}: {line}")
 
     def plug(self, text: str) -> None:
         """Have in it what a text says, unless that is so."""
@@ -133,34 +151,35 @@ class Port:
         self._text = text
         if text:
             self._fill(text)
-        self._back.report(self)
+        self.back.report(self)
 
     def _fill(self, text: str) -> None:
-        self._turn += 1
+        self.seat = Seat(self)
         try:
             make, argument = find(text)
             self._claim = Claim(text)
-            self.device = make(argument, self)
-        except OSError as error:
+            device = make(argument, self.seat)
+            self.speed = Speed(device.speed)
+        except Exception as error:  # of a class that a user wrote, perhaps
+            self.seat = None
             self._let_go()
-            self.status = f"error {_words(error)}"[:_SHOWN]
-            self.say(_words(error))
-        except Exception as error:  # of a class that a user wrote
-            self._let_go()
-            self.status = f"error {type(error).__name__}: {error}"[:_SHOWN]
-            self.say(f"{text}: {type(error).__name__}: {error}")
+            self.status = f"error {words(error)}"[:_SHOWN]
+            self.say(words(error))
         else:
-            self.status = f"connected {self.device.speed.name}"
-            self._back.plugged(self, self.device.speed)
+            self.device = device
+            self.status = f"connected {self.speed.name}"
+            self.back.plugged(self, self.speed)
 
     def empty(self) -> None:
         """Unplug what is in it."""
-        device, self.device = self.device, None
-        self._turn += 1
-        self.address, self.status, self._text = 0, "empty", ""
+        device, self.device, self.seat = self.device, None, None
+        self.address, self.status, self._text, self.speed = 0, "empty", "", Speed.none
         if device is not None:
-            device.close()
-            self._back.plugged(self, Speed.none)
+            try:
+                device.close()
+            except Exception as error:
+                self.say(words(error))
+            self.back.plugged(self, Speed.none)
         self._let_go()
 
     def _let_go(self) -> None:
@@ -168,37 +187,43 @@ class Port:
             self._claim.close()
             self._claim = None
 
-    def unplugged(self, why: str) -> None:
-        """See Host: the text stays, and plugging the same again begins with taking it away."""
+    def lose(self, why: str) -> None:
+        """The device has gone: the text stays, and plugging the same again begins with taking it away."""
         if self.device is not None:
             text = self._text
             self.say(why)
             self.empty()
             self._text, self.status = text, f"error {why}"[:_SHOWN]
-            self._back.report(self)
+            self.back.report(self)
 
     def reset(self) -> None:
         """There is another frontend: the device is as just plugged in."""
         self.address = 0
-        if self.device is not None:
-            self.device.reset()
+        if self.device is not None and self.seat is not None:
+            self.seat.attempt(self.device.reset)
 
     def submit(self, transfer: Transfer) -> None:
         """For the device, when there is one."""
-        if self.device is None:
+        device, seat = self.device, self.seat
+        if device is None or seat is None:
             transfer.end(Status.nodev)
             return
         try:
-            self.device.submit(transfer)
-        except Exception as error:  # of a class that a user wrote
+            device.submit(transfer)
+        except Exception as error:
             transfer.end(Status.ioerror)
-            self.unplugged(f"{type(error).__name__}: {error}")
+            seat.unplugged(words(error))
+
+    def cancel(self, transfer: Transfer) -> None:
+        """Have the device forget it."""
+        device, seat = self.device, self.seat
+        if device is not None and seat is not None:
+            seat.attempt(lambda: device.cancel(transfer))
+        transfer.end(Status.shutdown)
 
 
-def _terminal(path: str) -> bool:
-    """Whether it is a serial port's link to its pty, which is claimed by its name."""
-    return stat.S_ISCHR(Path(path).stat().st_mode)
-
-
-def _words(error: OSError) -> str:
+def words(error: Exception) -> str:
+    """What is said of an error: an OSError speaks for itself."""
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}"
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

@@ -92,7 +92,7 @@ class Requests:
         (number,) = UNLINK.unpack(urb.special)
         for pending in list(self._pending.values()):
             if pending.id == number and pending.port is port and port.device is not None:
-                port.device.cancel(pending.transfer)
+                port.cancel(pending.transfer)
                 self._answer(urb.id, Status.ok)
                 return
         self._answer(urb.id, Status.inval)
@@ -208,10 +208,7 @@ class Requests:
         """There is no frontend any more: whatever devices still do, they do for nobody."""
         self._closed = True
         for pending in list(self._pending.values()):
-            device = pending.port.device
-            if device is not None:
-                device.cancel(pending.transfer)
-            pending.transfer.end(Status.shutdown)
+            pending.port.cancel(pending.transfer)
 
 
 def _pieces(segments: Segments, size: int) -> Pieces:

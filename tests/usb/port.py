@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from xenusb.descriptors import CLASS, TO_DEVICE, TO_ENDPOINT, TO_INTERFACE, VENDOR, Ask, Setup
@@ -37,6 +38,8 @@ class Port:
         self.said: list[str] = []
         self.gone: list[str] = []
         self.ended: list[Transfer] = []
+        self.then: dict[Transfer, Call] = {}
+        """What happens at the moment at which a transfer is over."""
         self._over: set[Transfer] = set()
         self._plugged: list[UsbDevice] = []
 
@@ -123,13 +126,19 @@ class Port:
         assert transfer not in self._over, "a transfer ends once"
         self._over.add(transfer)
         self.ended.append(transfer)
+        if (call := self.then.pop(transfer, None)) is not None:
+            call()
+
+    def hand(self, transfer: Transfer) -> None:
+        """Give a transfer to the device."""
+        self.device.submit(transfer)
 
     def submit(
         self, kind: PipeType, endpoint: int, data: bytes | int, *cuts: int, whole: bool = False
     ) -> Transfer:  # fmt: skip
         """Ask for a transfer that is neither a control transfer nor isochronous; see `make`."""
         transfer = self.make(kind, endpoint, data, cuts, whole=whole)
-        self.device.submit(transfer)
+        self.hand(transfer)
         return transfer
 
     def bulk(self, endpoint: int, data: bytes | int, *cuts: int, whole: bool = False) -> Transfer:
@@ -145,7 +154,7 @@ class Port:
     ) -> Transfer:
         """Ask for an isochronous transfer of packets at offsets, with lengths."""
         transfer = self.make(PipeType.isoc, endpoint, data, cuts, packets=packets)
-        self.device.submit(transfer)
+        self.hand(transfer)
         return transfer
 
     def control(
@@ -156,7 +165,7 @@ class Port:
         length = data if isinstance(data, int) else len(data)
         setup = Setup(kind | (INWARD if inward else 0), request, value, index, length)
         transfer = self.make(PipeType.control, 0, data, cuts, setup=setup)
-        self.device.submit(transfer)
+        self.hand(transfer)
         assert transfer.over, "control transfers never wait"
         return transfer
 
@@ -184,6 +193,11 @@ class Port:
     def clear(self, address: int) -> None:
         """Clear the halt of an endpoint."""
         self.tell(TO_ENDPOINT, Ask.clear_feature, HALT, address)
+
+
+def descriptors() -> int:
+    """How many this process has."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def got(transfer: Transfer) -> bytes:

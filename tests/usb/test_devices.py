@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 import struct
+import termios
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -40,7 +41,7 @@ from xenusb.ports import find
 from xenusb.serial import Serial
 from xenusb.stick import Stick
 
-from tests.usb.port import HALT, OF_CLASS, OF_VENDOR, SECONDS, Port, got
+from tests.usb.port import HALT, OF_CLASS, OF_VENDOR, SECONDS, Port, descriptors, got
 from xenfs.abi.usbif import PipeType, Speed, Status
 
 LIMIT = 1 << 18
@@ -57,11 +58,6 @@ def image(path: Path, blocks: int = 8) -> Path:
     """An image in which every block is another."""
     path.write_bytes(b"".join(f"block {number}".encode().ljust(512, b".") for number in range(blocks)))
     return path
-
-
-def descriptors() -> int:
-    """How many this process has."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def fifo(path: Path) -> Path:
@@ -162,6 +158,10 @@ def test_device_descriptor_is_what_the_device_is(port: Port, gadget: Gadget) -> 
     assert found.strings == (1, 2, 3 if about.serial else 0)
 
 
+def test_endpoint_0_has_small_packets_where_the_device_is_slow(port: Port, gadget: Gadget) -> None:
+    assert port.descriptor(Kind.device)[7] == (8 if gadget.speed is Speed.low else 64)
+
+
 @pytest.mark.usefixtures("gadget")
 def test_a_descriptor_is_cut_to_what_the_host_wants(port: Port) -> None:
     for kind in (Kind.device, Kind.configuration):
@@ -227,10 +227,34 @@ def test_status_of_what_there_is(port: Port, gadget: Gadget) -> None:
             assert not port.halted(end.address)
     assert not port.halted(0)
     assert not port.halted(0x80)
-    device = port.ask(TO_DEVICE, Ask.get_status, 0, 0, 2)
-    assert (len(device), device[0] & 0xFE, device[1]) == (2, 0, 0), "it wakes nobody up"
     for address in (0x0F, 0x8F):
         assert port.control(TO_ENDPOINT, Ask.get_status, 0, address, 2).status is Status.stall
+
+
+@pytest.mark.usefixtures("gadget")
+def test_a_device_has_its_power_from_the_bus_and_wakes_nobody_up(port: Port) -> None:
+    found = Configuration.parse(port.descriptor(Kind.configuration))
+    assert found is not None
+    assert found.attributes == 0x80
+    for value in (0, 1):
+        port.tell(TO_DEVICE, Ask.set_configuration, value)
+        assert port.ask(TO_DEVICE, Ask.get_status, 0, 0, 2) == b"\0\0"
+
+
+@pytest.mark.parametrize(("ask", "size"), [(Ask.get_interface, 1), (Ask.get_status, 2)])
+def test_there_are_no_interfaces_without_a_configuration(port: Port, gadget: Gadget, ask: Ask, size: int) -> None:
+    for value, status in ((0, Status.stall), (1, Status.ok), (0, Status.stall)):
+        port.tell(TO_DEVICE, Ask.set_configuration, value)
+        for one in gadget.interfaces:
+            assert port.control(TO_INTERFACE, ask, 0, one.number, size).status is status
+
+
+@pytest.mark.parametrize(("ask", "size"), [(Ask.get_interface, 1), (Ask.get_status, 2)])
+def test_an_interface_that_is_none_is_stalled(port: Port, gadget: Gadget, ask: Ask, size: int) -> None:
+    port.tell(TO_DEVICE, Ask.set_configuration, 1)
+    last = max(one.number for one in gadget.interfaces)
+    for number in (last + 1, 0xFF, 0x100, 0xFFFF):
+        assert port.control(TO_INTERFACE, ask, 0, number, size).status is Status.stall
 
 
 UNKNOWN: dict[str, tuple[int, int, int, int, bytes | int]] = {
@@ -341,9 +365,13 @@ def test_a_reset_ends_everything_and_leaves_the_device_as_just_plugged_in(port: 
     assert {transfer.status for transfer in again} == {Status.shutdown}
 
 
-def test_giving_up_the_configuration_ends_everything(port: Port, gadget: Gadget) -> None:
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_configuration_that_is_given_up_or_chosen_again_ends_everything(
+    port: Port, gadget: Gadget, value: int
+) -> None:
     found = waiting(port, gadget)
-    port.tell(TO_DEVICE, Ask.set_configuration, 0)
+    port.tell(TO_DEVICE, Ask.set_configuration, value)
+    assert sorted(map(id, port.ended[:-1])) == sorted(map(id, found))
     assert {transfer.status for transfer in found} == {Status.shutdown}
 
 
@@ -432,6 +460,31 @@ def test_the_same_setting_again_ends_nothing(port: Port) -> None:
     port.bulk(BULK, b"abc")
     port.settle()
     assert got(transfer) == b"abc"
+
+
+@pytest.mark.parametrize("chosen", [(1,), (0, 1)])
+def test_a_setting_begins_without_halts_also_when_it_is_chosen_again(
+    port: Port, back: Loopback, chosen: Sequence[int]
+) -> None:
+    addresses = [end.address for end in ends_of(back)]
+    for address in addresses:
+        port.tell(TO_ENDPOINT, Ask.set_feature, HALT, address)
+    for setting in chosen:
+        port.tell(TO_INTERFACE, Ask.set_interface, setting)
+    assert not any(port.halted(address) for address in addresses)
+    transfer = port.bulk(BULK, 8)
+    port.bulk(BULK, b"abc")
+    port.settle()
+    assert got(transfer) == b"abc"
+
+
+def test_a_setting_leaves_the_halts_of_another_interface(port: Port, tmp_path: Path) -> None:
+    port.plug(Serial, str(tmp_path / "line"))
+    addresses = serial.NOTES | 0x80, serial.IN | 0x80, serial.OUT
+    for address in addresses:
+        port.tell(TO_ENDPOINT, Ask.set_feature, HALT, address)
+    port.tell(TO_INTERFACE, Ask.set_interface, 0, 1)
+    assert [port.halted(address) for address in addresses] == [True, False, False]
 
 
 def test_a_setting_that_is_not_there_is_stalled(port: Port) -> None:
@@ -780,6 +833,33 @@ def test_a_host_that_sends_less_than_it_said_has_it_written(mass: Mass) -> None:
     assert mass.path.read_bytes() == NEW[:812] + before[812:]
 
 
+@pytest.mark.parametrize("size", [0, 512])
+def test_a_packet_of_nothing_ends_what_the_host_sends(mass: Mass, size: int) -> None:
+    before = mass.path.read_bytes()
+    mass.command(write(0, 4), 2048, inward=False)
+    status = mass.port.bulk(IN, 13)
+    if size:
+        mass.port.bulk(OUT, NEW[:size])
+    assert not status.over
+    assert mass.port.bulk(OUT, b"").status is Status.ok
+    assert Outcome.parse(got(status)) == Outcome(mass.tag, 2048 - size, PASSED)
+    assert mass.path.read_bytes() == NEW[:size] + before[size:]
+    mass.works()
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [(INQUIRY, 20), (SENSE, 4), (b"\x25".ljust(10, b"\0"), 7)],
+    ids=["inquiry", "sense", "capacity"],
+)
+def test_an_answer_that_is_longer_than_the_host_expects_is_cut(mass: Mass, words: bytes, size: int) -> None:
+    whole = mass.run(words, 255)
+    assert (whole.verdict, len(whole.data) > size) == (PASSED, True)
+    assert mass.run(words, size) == Ran(PHASE_ERROR, 0, whole.data[:size])
+    mass.recover()
+    mass.works()
+
+
 def test_less_than_the_host_expects_is_a_short_packet(mass: Mass) -> None:
     mass.command(INQUIRY, 64)
     transfer = mass.port.bulk(IN, 64, whole=True)
@@ -942,6 +1022,25 @@ def test_a_stick_is_reset_in_the_middle_of_its_data(mass: Mass) -> None:
     assert mass.path.read_bytes()[:512] == NEW[:512], "what was written stays"
 
 
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [(read(0, 2), 1024), (write(0, 2), 1024), (SYNCHRONIZE, 0), (READY, 0)],
+    ids=["reading", "writing", "synchronizing", "with a status"],
+)
+def test_a_stick_begins_anew_when_its_configuration_is_chosen(
+    mass: Mass, words: bytes, size: int, value: int
+) -> None:  # fmt: skip
+    port, writes = mass.port, words == write(0, 2)
+    mass.command(words, size, inward=not writes)
+    waits = [port.bulk(IN, 13) if writes else mass.command(READY) for _ in range(2)]
+    assert not any(transfer.over for transfer in waits)
+    for chosen in (value, 1):
+        port.tell(TO_DEVICE, Ask.set_configuration, chosen)
+    assert [transfer.status for transfer in waits] == [Status.shutdown] * 2
+    mass.works()
+
+
 GOOD = Command(7, 512, True, 0, read(0, 1)).emit()
 BAD = {
     "another signature": b"USBS" + GOOD[4:],
@@ -992,6 +1091,20 @@ def test_an_image_that_is_truncated_while_it_is_read_is_an_error_and_the_stick_l
     assert len(port.said) == 1
     assert port.said[0].startswith(f"{mass.path}: ")
     assert not port.gone
+    mass.works()
+
+
+def test_data_that_fails_midway_stalls_all_that_waits_and_the_status_comes_behind_the_halt(mass: Mass) -> None:
+    port = mass.port
+    data, status = [port.bulk(IN, 1024) for _ in range(4)], port.bulk(IN, 13)
+    port.then[data[0]] = lambda: os.truncate(mass.path, 1024)
+    command = mass.command(read(0, 8), 4096)
+    assert [one.status for one in (*data, status)] == [Status.ok, *[Status.stall] * 4]
+    assert port.ended[-6:] == [command, *data, status]
+    assert port.halted(0x81)
+    port.clear(0x81)
+    assert Outcome.parse(got(port.bulk(IN, 13))) == Outcome(mass.tag, 3072, FAILED)
+    assert mass.sense() == READ_ERROR
     mass.works()
 
 
@@ -1215,6 +1328,12 @@ def test_a_character_comes_in_two_parts(port: Port, keys: Path) -> None:
     assert len(port.said) == 1
 
 
+def test_a_character_lies_across_the_end_of_what_is_read_at_once(port: Port, keys: Path) -> None:
+    say(port, keys, b"x" * 4095 + b"\xc3\xa4" + b"y" * 4095)
+    assert typed(port) == "x" * 4095 + "y" * 4095
+    assert port.said == ["there is no key for 'ä'"]
+
+
 def test_two_writers(port: Port, keys: Path) -> None:
     with closing(Writer(keys)) as one, closing(Writer(keys)) as two:
         for number in range(20):
@@ -1237,8 +1356,17 @@ def test_writers_come_and_go(port: Port, keys: Path) -> None:
     assert (port.gone, port.said) == ([], [])
 
 
-def test_a_long_text_makes_its_writer_wait_and_nothing_is_lost(port: Port, keys: Path) -> None:
-    whole = "".join(f"line {number} of a long text, \t#{number % 7}\n" for number in range(2200))
+LONG = {
+    "lines": "".join(f"line {number} of a long text, \t#{number % 7}\n" for number in range(2400)),
+    "one line": " ".join(map(str, range(14_000))) + "\n",
+    "no line": " ".join(map(str, range(14_000))),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_text_makes_its_writer_wait_and_nothing_is_lost(port: Port, keys: Path, name: str) -> None:
+    whole = LONG[name]
+    assert len(whole) > 1 << 16
     with closing(Writer(keys)) as writer:
         fcntl.fcntl(writer.fd, fcntl.F_SETPIPE_SZ, 4096)
         left = whole.encode()
@@ -1266,6 +1394,36 @@ def test_nobody_listens_and_the_writer_waits(port: Port, keys: Path) -> None:
             done += more
             port.settle()
     assert done < LIMIT
+
+
+def test_a_reader_does_not_make_the_keyboard_keep_more_than_it_has_room_for(port: Port, keys: Path) -> None:
+    room, once = 1 << 16, 2 * 4096  # reports that may wait, and those of what is read at once
+    written, given, kept = 0, 0, []
+    with closing(Writer(keys)) as writer:
+        while more := writer.write(b"x" * 4096):
+            written += more
+            port.settle()
+        for _ in range(1000):
+            given += sum(port.interrupt(KEYS, 8).over for _ in range(20))
+            port.settle()
+            written += writer.write(b"x" * 4096)
+            port.settle()
+            left = struct.unpack("i", fcntl.ioctl(writer.fd, termios.FIONREAD, bytes(4)))[0]
+            kept.append(2 * (written - left) - given)
+    assert given == 20_000
+    assert max(kept) < room + once
+    assert min(kept) >= room, "and it reads on"
+
+
+def test_a_fifo_that_somebody_else_has_read_does_not_unplug_the_keyboard(port: Port, board: Keyboard) -> None:
+    other = port.plug(Keyboard, board.argument)
+    for word in ("one", "two"):
+        say(port, Path(board.argument), word)
+    assert (port.gone, port.said) == ([], [])
+    found = []
+    for port.device in (board, other):
+        found.append(typed(port))
+    assert "".join(found) in ("onetwo", "twoone")
 
 
 def test_what_is_typed_while_nobody_is_configured_waits(port: Port, keys: Path) -> None:
@@ -1331,6 +1489,19 @@ def test_requests_of_the_class_of_keyboards(port: Port, board: Keyboard) -> None
     assert board.lights == 2
     for kind in (OF_VENDOR, OF_CLASS & ~TO_INTERFACE):
         assert port.control(kind, keyboard.GET_PROTOCOL, 0, 0, 1).status is Status.stall
+
+
+def test_a_keyboard_is_slow(port: Port, board: Keyboard) -> None:
+    assert (board.speed, port.descriptor(Kind.device)[7]) == (Speed.low, 8)
+
+
+def test_a_reset_takes_back_what_the_host_has_said_of_its_protocol(port: Port, board: Keyboard) -> None:
+    port.tell(OF_CLASS, keyboard.SET_PROTOCOL, 0)
+    port.tell(OF_CLASS, keyboard.SET_IDLE, 0x7D00)
+    board.reset()
+    port.tell(TO_DEVICE, Ask.set_configuration, 1)
+    assert port.ask(OF_CLASS, keyboard.GET_PROTOCOL, 0, 0, 1) == b"\1"
+    assert port.ask(OF_CLASS, keyboard.GET_IDLE, 0, 0, 1) == b"\0"
 
 
 def test_a_keyboard_of_what_is_no_fifo_is_none(port: Port, tmp_path: Path) -> None:
@@ -1431,6 +1602,22 @@ def test_a_read_that_is_taken_back_takes_nothing_with_it(port: Port, line: Line)
     assert come(port, 4) == b"late"
 
 
+@pytest.mark.parametrize("turns", [False, True])
+def test_what_comes_behind_a_read_that_was_taken_back_is_read_in_pieces(port: Port, line: Line, turns: bool) -> None:
+    found = expected = b""
+    for number in range(50):
+        port.device.cancel(port.bulk(serial.IN, 64))
+        for part in (b"%d first;" % number, b"%d second;" % number):
+            line.write(part)
+            expected += part
+            if turns:
+                port.settle()
+            found += come(port, 1, 3)
+            port.settle()
+        found += come(port, len(expected) - len(found))
+    assert found == expected
+
+
 def test_both_directions_at_once(port: Port, line: Line) -> None:
     reads = [port.bulk(serial.IN, 512) for _ in range(4)]
     writes = [port.bulk(serial.OUT, TEXT[:512]) for _ in range(4)]
@@ -1511,6 +1698,20 @@ def test_a_write_that_is_taken_back_when_half_is_written_does_not_harm_the_next(
     written = bytes(line.read)[: -len(last)]
     assert 0 < len(written) < len(whole)
     assert whole.startswith(written)
+
+
+def test_a_write_that_is_taken_back_says_how_much_of_it_went_out(port: Port, line: Line) -> None:
+    whole, last = lots(6), b"<the end>"
+    half, behind, next_one = (port.bulk(serial.OUT, data) for data in (whole, whole, last))
+    port.until(lambda: len(_read(line)) > 10_000)
+    port.settle()
+    for transfer in (behind, half):
+        port.device.cancel(transfer)
+    assert (half.status, behind.status, behind.actual) == (Status.shutdown, Status.shutdown, 0)
+    port.until(lambda: _read(line).endswith(last))
+    assert next_one.status is Status.ok
+    assert 10_000 < half.actual < len(whole)
+    assert bytes(line.read) == whole[: half.actual] + last
 
 
 def _read(line: Line) -> bytearray:
