@@ -12,12 +12,14 @@ so a port with dev/evtchn at both ends costs no descriptor.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import fcntl
 import os
 import resource
 import stat
+import termios
 from typing import TYPE_CHECKING, Protocol
 
 from xenfs.fs.nodes import Child, Directory, Node, Owner, number
@@ -168,6 +170,15 @@ class Fifos:
             yield
         finally:
             self._ear = None
+
+    def has_event(self, line: int) -> bool:
+        """Whether an event waits for the line's owner to read it."""
+        fifo = self._lines.get(line)
+        if fifo is None or fifo.fd < 0:
+            return False
+        waiting = array.array("i", [0])
+        fcntl.ioctl(fifo.fd, termios.FIONREAD, waiting)
+        return waiting[0] > 0
 
     def pending(self, line: int) -> Fifo:
         """The FIFO that the line's owner reads."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from xenfs.abi.event_channel import AllocUnbound, BindInterdomain, BindIpi, BindVirq
@@ -25,6 +25,7 @@ from xenfs.fs.xenstore import StoreFiles
 from xenfs.hypervisor import Config, Machine
 from xenfs.hypervisor.errors import HypercallError, NoSuchDomain
 from xenfs.hypervisor.snapshot import frames_table
+from xenfs.hypervisor.tables import grants_table, pages_table, ports_table, rings_table
 from xenfs.xenstore.homes import Homes
 from xenfs.xenstore.store import Store
 
@@ -48,7 +49,6 @@ class Filesystem:
         self.followers: list[OpenStream] = []
         self._last_ino = ROOT_INO
         self._told = self._shown = 0
-        self._counted, self._table = -1, ""
         self._trace_lines: deque[str] = deque(maxlen=config.trace)
         self._born = time.monotonic()
         self.loop, self.work = Loop(), Work()
@@ -69,22 +69,33 @@ class Filesystem:
     def _hypervisor(self, version: str) -> Directory:
         directory = FixedDirectory(self, self.new_ino(), self)
         directory.nodes = {
-            "frames": TextFile(self, self, self._frames),
+            "frames": TextFile(self, self, self._kept(frames_table)),
+            "grants": TextFile(self, self, self._kept(grants_table)),
+            "pages": TextFile(self, self, self._kept(pages_table)),
             "pid": TextFile(self, self, lambda: f"{os.getpid()}\n"),
+            "ports": TextFile(self, self, lambda: ports_table(self.machine, self.fifos.has_event)),
+            "rings": TextFile(self, self, self._kept(rings_table)),
             "trace": TextFile(self, self, self._trace),
             "trace_pipe": TracePipe(self, self),
             "uptime": TextFile(self, self, lambda: f"{time.monotonic() - self._born:.2f}\n"),
             "version": TextFile(self, self, lambda: f"xenfs {version}\n"),
         }
-        directory.nodes["trace"].permissions = 0o400  # it tells of every domain
+        for name in ("grants", "pages", "ports", "rings", "trace"):
+            directory.nodes[name].permissions = 0o400  # they tell of every domain
         directory.hidden = {"trace_pipe"}
         return directory
 
-    def _frames(self) -> str:
-        # kept until the next hypercall, since each lookup asks how long it is
-        if self._counted != self.machine.trace.last:
-            self._counted, self._table = self.machine.trace.last, frames_table(self.machine)
-        return self._table
+    def _kept(self, table: Callable[[Machine], str]) -> Callable[[], str]:
+        """A table that is kept until the next hypercall, since each lookup asks how long it is."""
+        counted, text = -1, ""
+
+        def now() -> str:
+            nonlocal counted, text
+            if counted != self.machine.trace.last:
+                counted, text = self.machine.trace.last, table(self.machine)
+            return text
+
+        return now
 
     def _trace(self) -> str:
         # kept, since each stat asks how long it is
