@@ -17,7 +17,7 @@ from xl.toolstack import PAGES_PER_MIB
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _processes() -> dict[int, tuple[int, float]]:
+def processes() -> dict[int, tuple[int, float]]:
     """Of every process: its parent, and its time in seconds."""
     found = {}
     for home in Path("/proc").iterdir():
@@ -28,9 +28,8 @@ def _processes() -> dict[int, tuple[int, float]]:
     return found
 
 
-def cpu_seconds(pid: int | None, processes: dict[int, tuple[int, float]] | None = None) -> float:
-    """The time that a process and all below it have used."""
-    known = _processes() if processes is None else processes
+def cpu_seconds(pid: int | None, known: dict[int, tuple[int, float]]) -> float:
+    """The time that a process and all below it have used, by what `processes` has found."""
     if pid is None or pid not in known:
         return 0.0
     return known[pid][1] + sum(cpu_seconds(child, known) for child, (parent, _) in known.items() if parent == pid)
@@ -50,11 +49,11 @@ def _letters(domain: Domain, running: bool) -> str:
 def domains(place: RunDirectory, found: Iterable[Domain]) -> Iterator[str]:
     """xl list."""
     yield "Name                                        ID   Mem VCPUs\tState\tTime(s)"
-    processes = _processes()
+    found_processes = processes()
     for domain in found:
         keeper = place.holder(f"{domain.domid}/keeper.pid")
         running = keeper is not None or not place.guest(domain.domid).exists()
-        seconds = cpu_seconds(keeper, processes)
+        seconds = cpu_seconds(keeper, found_processes)
         row = f"{domain.name:<40} {domain.domid:5d} {domain.owned // PAGES_PER_MIB:5d} {1:5d}"
         yield f"{row}     {_letters(domain, running)}  {seconds:8.1f}"
 

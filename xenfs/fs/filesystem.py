@@ -79,8 +79,9 @@ class Filesystem:
             "trace_pipe": TracePipe(self, self),
             "uptime": TextFile(self, self, lambda: f"{time.monotonic() - self._born:.2f}\n"),
             "version": TextFile(self, self, lambda: f"xenfs {version}\n"),
+            "watches": TextFile(self, self, self.store.watches.table),
         }
-        for name in ("grants", "pages", "ports", "rings", "trace"):
+        for name in ("grants", "pages", "ports", "rings", "trace", "watches"):
             directory.nodes[name].permissions = 0o400  # they tell of every domain
         directory.hidden = {"trace_pipe"}
         return directory

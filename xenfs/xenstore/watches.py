@@ -60,6 +60,11 @@ class Watches:
         for watch in client.watches.pop((path, token), None) or self._no(path, token):
             self._forget(watch)
 
+    def table(self) -> str:
+        """All of them: whose, on which path, and the token, which may have blanks."""
+        found = sorted((watch.client.domid, watch.path, watch.token) for at in self._at.values() for watch in at)
+        return "".join(f"{line}\n" for line in ("domid path token", *(" ".join(map(str, one)) for one in found)))
+
     @staticmethod
     def _no(path: str, token: str) -> list[Watch]:
         raise StoreError(errno.ENOENT, path, f"no watch with token {token!r}")

@@ -1,0 +1,100 @@
+"""xenfs top."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from xenfs.commands.failure import Unable, command
+from xenfs.commands.machine import within
+from xenfs.commands.place import served
+from xenfs.domain import Refused
+from xentop import text
+from xentop.look import Look, Sample
+from xentop.panes import PANES
+
+_FIRST_SECONDS = 1.0
+"""Between the two looks that rates take, with --once."""
+
+
+def _names(said: str) -> list[str]:
+    names = [name.strip() for name in said.split(",") if name.strip()]
+    for name in names:
+        if name not in PANES:
+            raise Unable(f"{name}: there is no such pane; there are {', '.join(PANES)}")
+    return names
+
+
+def _stand(seconds: float) -> None:
+    select.select([], [], [], seconds)
+
+
+def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json: bool, once: bool) -> None:
+    """Look again and again, and print."""
+    wants = sorted({want for name in names for want in PANES[name].wants})
+    look = Look(point)
+    try:
+        began, done = time.monotonic(), 0
+        before: Sample | None = look.sample(*wants) if once else None
+        if once:
+            _stand(_FIRST_SECONDS)
+        while True:
+            now = look.sample(*wants)
+            watched = time.monotonic() - began
+            if as_json:
+                print(text.as_json(names, now, before, watched), flush=True)
+            else:
+                print("\n".join(text.report(names, now, before, watched)), flush=True)
+            before, done = now, done + 1
+            if done == count:
+                return
+            if not as_json:
+                print()
+            _stand(seconds)
+    finally:
+        look.close()
+
+
+@command("top")
+def top(
+    batch: Annotated[bool, typer.Option("-b", "--batch", help="Lines for a pipe, without escapes.")] = False,
+    count: Annotated[int, typer.Option("-i", "--iterations", min=0, help="So many times; 0 is until Ctrl-C.")] = 0,
+    delay: Annotated[float, typer.Option("-d", "--delay", min=0.05, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="One look, and its rates, and that is all.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look.")] = False,
+    panes: Annotated[str, typer.Option("-p", "--panes", help=f"Of {', '.join(PANES)}.")] = "",
+    web: Annotated[int, typer.Option("--web", metavar="PORT", help="The same in a browser, on loopback.")] = 0,
+) -> None:
+    """Watch the machine at $XEN: domains, devices, rings, pages, event channels, the store, and the trace.
+
+    Where stdout is no terminal it prints as with -b. In the terminal: ? shows the keys, q ends it.
+
+    Exit status: 0 ended, or all printed; 1 there is no machine, or it ended, or it is not one's own.
+    """
+    point = served().point
+    names = _names(panes) or ["domains", "devices", "rings", "events"]
+    if not within(point, lambda: os.access(f"{point}/domains/0/dev", os.R_OK | os.X_OK)):
+        raise Unable("the machine belongs to another user: only whoever mounted it sees all of it")
+    plain = batch or once or as_json or count > 0
+    try:
+        if web:
+            from xentop.web import serve
+
+            serve(point, web)
+        elif plain or not sys.stdout.isatty():
+            _batch(point, names, 1 if once else count, delay, as_json=as_json, once=once or count == 1)
+        else:
+            from xentop.app import watch
+
+            watch(point, delay if delay != 1.0 else 0.5, _names(panes)[0] if panes else "domains")
+    except ImportError as error:
+        raise Unable(f"{error.name} is not installed: pip install 'xenfs[top]'") from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Refused, OSError) as error:
+        raise Unable(f"{point}: {error.strerror}") from None

@@ -1,0 +1,85 @@
+"""Panes as plain text, in columns that fit, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+
+from xentop import frames
+from xentop.look import DAEMON, Sample
+from xentop.panes import PANES, Pane, Row, cells, rows
+
+_GAP = 2
+
+
+def widths(pane: Pane, written: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is to be."""
+    return [
+        max(column.least, len(column.head), *(len(row[place]) for row in written), 0)
+        for place, column in enumerate(pane.columns)
+    ]
+
+
+def line(pane: Pane, row: Sequence[str], wide: Sequence[int]) -> str:
+    """One row in columns."""
+    parts = [
+        cell.rjust(width) if column.right else cell.ljust(width)
+        for column, cell, width in zip(pane.columns, row, wide, strict=True)
+    ]
+    return (" " * _GAP).join(parts).rstrip()
+
+
+def heads(pane: Pane) -> list[str]:
+    """What stands above the columns."""
+    return [column.head for column in pane.columns]
+
+
+def table(pane: Pane, found: Sequence[Row]) -> Iterator[str]:
+    """A pane in lines, the heads first."""
+    written = [cells(pane, row) for row in found]
+    wide = widths(pane, written)
+    yield line(pane, heads(pane), wide)
+    for row in written:
+        yield line(pane, row, wide)
+
+
+def summary(now: Sample) -> str:
+    """The machine in one line."""
+    living = sum(not domain.dying for domain in now.frames.domains)
+    dying = len(now.frames.domains) - living
+    used = now.frames.total - now.frames.free
+    parts = [
+        f"{living} domain{'s' if living != 1 else ''}" + (f", {dying} dying" if dying else ""),
+        f"{used} of {now.frames.total} frames",
+        f"{len(now.devices)} devices",
+        f"{len(now.rings)} rings",
+        f"hypervisor {now.cpu.get(DAEMON, 0.0):.0f}% cpu",
+    ]
+    return " \N{MIDDLE DOT} ".join(parts)
+
+
+def report(names: Sequence[str], now: Sample, before: Sample | None, watched: float) -> Iterator[str]:
+    """Panes one below the other, as for a pipe."""
+    yield f"xenfs top - {time.strftime('%H:%M:%S')} - {summary(now)}"
+    for name in names:
+        pane = PANES[name]
+        yield ""
+        if name == "pages":
+            yield f"{'frame':>8}   {frames.LEGEND}"
+            yield from map(str, frames.lines(now, before))
+        else:
+            yield from table(pane, rows(pane, now, before, watched))
+
+
+def as_json(names: Sequence[str], now: Sample, before: Sample | None, watched: float) -> str:
+    """The same as one JSON object, with numbers as they are."""
+    found: dict[str, object] = {
+        "time": time.time(),
+        "total": now.frames.total,
+        "free": now.frames.free,
+        "hypervisor_cpu": now.cpu.get(DAEMON, 0.0),
+    }
+    for name in names:
+        found[name] = rows(PANES[name], now, before, watched)
+    return json.dumps(found)
