@@ -24,7 +24,7 @@ from xentop.panes import PANES, Row
 from xentop.panes import rows as rows_of
 from xentop.sheet import Sheet
 
-NAMES = (*PANES, "trace")
+NAMES = (*PANES, text.TRACE)
 _SILENT_SECONDS = 3.0
 HELP = """\
 1 … 7, Tab, Shift+Tab   another pane: domains, devices, rings, pages, events, store, trace

@@ -15,9 +15,11 @@ from xenfs.commands.machine import within
 from xenfs.commands.place import served
 from xenfs.domain import Refused
 from xentop import text
+from xentop.feed import Event, Feed, of_change, shown
 from xentop.look import Look, Sample
 from xentop.panes import PANES
 
+NAMES = (*PANES, text.TRACE)
 _FIRST_SECONDS = 1.0
 """Between the two looks that rates take, with --once."""
 
@@ -25,8 +27,8 @@ _FIRST_SECONDS = 1.0
 def _names(said: str) -> list[str]:
     names = [name.strip() for name in said.split(",") if name.strip()]
     for name in names:
-        if name not in PANES:
-            raise Unable(f"{name}: there is no such pane; there are {', '.join(PANES)}")
+        if name not in NAMES:
+            raise Unable(f"{name}: there is no such pane; there are {', '.join(NAMES)}")
     return names
 
 
@@ -36,8 +38,10 @@ def _stand(seconds: float) -> None:
 
 def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json: bool, once: bool) -> None:
     """Look again and again, and print."""
-    wants = sorted({want for name in names for want in PANES[name].wants})
+    wants = sorted({want for name in names if name in PANES for want in PANES[name].wants})
     look = Look(point)
+    feed = Feed(point) if text.TRACE in names else None
+    seen = time.time()
     try:
         began, done = time.monotonic(), 0
         before: Sample | None = look.sample(*wants) if once else None
@@ -46,10 +50,12 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
         while True:
             now = look.sample(*wants)
             watched = time.monotonic() - began
+            events = _events(feed, now, seen) if feed is not None else []
+            seen = time.time()
             if as_json:
-                print(text.as_json(names, now, before, watched), flush=True)
+                print(text.as_json(names, now, before, watched, events), flush=True)
             else:
-                print("\n".join(text.report(names, now, before, watched)), flush=True)
+                print("\n".join(text.report(names, now, before, watched, events)), flush=True)
             before, done = now, done + 1
             if done == count:
                 return
@@ -58,6 +64,15 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
             _stand(seconds)
     finally:
         look.close()
+        if feed is not None:
+            feed.close()
+
+
+def _events(feed: Feed, now: Sample, since: float) -> list[Event]:
+    """What has come since then."""
+    feed.update()
+    changes = [of_change(change) for change in now.changes]
+    return [event for event in shown(list(feed.events), changes, "") if event.time > since]
 
 
 @command("top")
@@ -67,7 +82,7 @@ def top(
     delay: Annotated[float, typer.Option("-d", "--delay", min=0.05, help="Seconds between two looks.")] = 1.0,
     once: Annotated[bool, typer.Option("--once", help="One look, and its rates, and that is all.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look.")] = False,
-    panes: Annotated[str, typer.Option("-p", "--panes", help=f"Of {', '.join(PANES)}.")] = "",
+    panes: Annotated[str, typer.Option("-p", "--panes", help=f"Of {', '.join(NAMES)}.")] = "",
     web: Annotated[int, typer.Option("--web", metavar="PORT", help="The same in a browser, on loopback.")] = 0,
 ) -> None:
     """Watch the machine at $XEN: domains, devices, rings, pages, event channels, the store, and the trace.

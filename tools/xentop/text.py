@@ -7,10 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 from xentop import frames
+from xentop.feed import Event
 from xentop.look import DAEMON, Sample
 from xentop.panes import PANES, Pane, Row, cells, rows
 
 _GAP = 2
+TRACE = "trace"
+"""Which is no table."""
 
 
 def widths(pane: Pane, written: Sequence[Sequence[str]]) -> list[int]:
@@ -59,12 +62,17 @@ def summary(now: Sample) -> str:
     return " \N{MIDDLE DOT} ".join(parts)
 
 
-def report(names: Sequence[str], now: Sample, before: Sample | None, watched: float) -> Iterator[str]:
-    """Panes one below the other, as for a pipe."""
+def report(
+    names: Sequence[str], now: Sample, before: Sample | None, watched: float, events: Sequence[Event] = ()
+) -> Iterator[str]:
+    """Panes one below the other, as for a pipe; `events` are what the trace has had since the look before."""
     yield f"xenfs top - {time.strftime('%H:%M:%S')} - {summary(now)}"
     for name in names:
-        pane = PANES[name]
         yield ""
+        if name == TRACE:
+            yield from (event.text for event in events)
+            continue
+        pane = PANES[name]
         if name == "pages":
             yield f"{'frame':>8}   {frames.LEGEND}"
             yield from map(str, frames.lines(now, before))
@@ -72,7 +80,9 @@ def report(names: Sequence[str], now: Sample, before: Sample | None, watched: fl
             yield from table(pane, rows(pane, now, before, watched))
 
 
-def as_json(names: Sequence[str], now: Sample, before: Sample | None, watched: float) -> str:
+def as_json(
+    names: Sequence[str], now: Sample, before: Sample | None, watched: float, events: Sequence[Event] = ()
+) -> str:
     """The same as one JSON object, with numbers as they are."""
     found: dict[str, object] = {
         "time": time.time(),
@@ -81,5 +91,8 @@ def as_json(names: Sequence[str], now: Sample, before: Sample | None, watched: f
         "hypervisor_cpu": now.cpu.get(DAEMON, 0.0),
     }
     for name in names:
-        found[name] = rows(PANES[name], now, before, watched)
+        if name == TRACE:
+            found[name] = [event.said or {"time": event.time, "store": event.text} for event in events]
+        else:
+            found[name] = rows(PANES[name], now, before, watched)
     return json.dumps(found)
