@@ -156,7 +156,7 @@ class Look:
             watches=tables.watches(self._text("watches")) if "watches" in wanted else (),
             changes=tuple(self.mirror.changes),
             nodes=tuple(self.mirror.walk()) if "store" in wanted else (),
-            ages=dict(self.mirror.since) if "store" in wanted else {},
+            ages=self.mirror.ages() if "store" in wanted else {},
         )  # fmt: skip
         if slow:
             self._slow = now

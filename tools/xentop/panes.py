@@ -59,6 +59,10 @@ def _rate(number: float) -> str:
     return "-" if number < 1 else f"{size(number)}/s"
 
 
+def _ago(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.0f}s ago" if seconds < 120 else f"{seconds / 60:.0f}m ago"
+
+
 def _percent(number: float) -> str:
     return f"{number:.0f}%"
 
@@ -284,8 +288,10 @@ PANES: Mapping[str, Pane] = MappingProxyType({
         ),
         Pane(
             "store", "the tree of xenstore",
-            (Column("path", "path", least=20), Column("value", "value"), Column("watched_by", "watched by",
-             lambda ends: " ".join(map(str, ends)))),
+            (
+                Column("path", "path", least=20), Column("value", "value"), Column("changed", "changed", _ago),
+                Column("watched_by", "watched by", lambda ends: " ".join(map(str, ends))),
+            ),
             store, ("store", "watches"),
         ),
     )
