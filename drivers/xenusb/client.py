@@ -111,7 +111,8 @@ class Handle:
         """Over a connection that has imported the device."""
         self.exported = exported
         self._socket = connection
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
+        """The second is for sending only: while the server does not take more, its answers are taken."""
         self._answers = Answers()
         self._waiting: dict[int, _Waiting] = {}
         self._number = 0
@@ -138,17 +139,22 @@ class Handle:
             self._waiting.clear()
 
     def _next(self) -> int:
-        self._number = self._number % 0xFFFFFFFF + 1
-        return self._number
+        with self._lock:
+            self._number = self._number % 0xFFFFFFFF + 1
+            return self._number
 
     def _ask(self, make: Submit | Short, waiting: _Waiting) -> None:
-        """With the lock held."""
-        if self._problem is not None:
-            raise self._problem
-        self._waiting[make.number] = waiting
-        if isinstance(make, Submit):
-            self._answers.inward[make.number] = make.inward
-        self._socket.sendall(make.emit())
+        with self._lock:
+            if self._problem is not None:
+                raise self._problem
+            self._waiting[make.number] = waiting
+            if isinstance(make, Submit):
+                self._answers.inward[make.number] = make.inward
+        try:
+            with self._sending:
+                self._socket.sendall(make.emit())
+        except OSError:
+            raise OSError(errno.ENODEV, "the device is gone") from None
 
     def transfer(
         self, address: int, data: bytes = b"", size: int = 0, *, seconds: float | None = None,
@@ -157,16 +163,15 @@ class Handle:
         """One transfer. Raises OSError: what the device says, or ETIMEDOUT, after which it is taken back."""
         inward = bool(address & _IN)
         waiting = _Waiting()
-        with self._lock:
-            number = self._next()
-            self._ask(
-                Submit(
-                    number, self.exported.id, inward, address & 0x0F, size if inward else len(data),
-                    setup=bytes(8) if setup is None else setup.emit(), data=data,
-                    packets=None if packets is None else tuple(packets),
-                ),
-                waiting,
-            )  # fmt: skip
+        number = self._next()
+        self._ask(
+            Submit(
+                number, self.exported.id, inward, address & 0x0F, size if inward else len(data),
+                setup=bytes(8) if setup is None else setup.emit(), data=data,
+                packets=None if packets is None else tuple(packets),
+            ),
+            waiting,
+        )  # fmt: skip
         if not waiting.come.wait(seconds):
             self._take_back(number, waiting)
         return self._over(waiting)
@@ -174,13 +179,13 @@ class Handle:
     def _take_back(self, number: int, waiting: _Waiting) -> None:
         """It took too long. It may have been done nevertheless: then it was."""
         unlinked = _Waiting()
-        with self._lock:
-            if waiting.answer is None:
-                self._ask(Short(Code.unlink, self._next(), number, self.exported.id), unlinked)
         if waiting.answer is None:
+            self._ask(Short(Code.unlink, self._next(), number, self.exported.id), unlinked)
             unlinked.come.wait(_BACK_SECONDS)
         with self._lock:
             self._waiting.pop(number, None)
+            if unlinked.answer is not None:
+                self._answers.inward.pop(number, None)  # nothing comes any more
         if waiting.answer is None:
             raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
@@ -195,8 +200,7 @@ class Handle:
     def own(self, code: Code, interface: int) -> int:
         """Claim, release and the like. Raises OSError."""
         waiting = _Waiting()
-        with self._lock:
-            self._ask(Short(code, self._next(), interface, self.exported.id), waiting)
+        self._ask(Short(code, self._next(), interface, self.exported.id), waiting)
         waiting.come.wait()
         if not isinstance(waiting.answer, Short):
             raise self._problem or OSError(errno.EPROTO, "an answer to another question")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import string
 import sys
 from contextlib import suppress
+from itertools import chain, product
 
 from xenblk.guest_disk import FILE
 from xenblk.names import disk_name
@@ -75,20 +76,21 @@ class UsbFront(Frontend):
     def _hear(self) -> None:
         """Of everything that was plugged in or out. Raises PeerProtocolError."""
         ring = self._plugs
-        while True:
-            for number, port, speed in ring.take():
-                ring.push(number)
-                self.hub.plug(port, speed)
-                if ring is not self._plugs or not self._connected:
-                    return
-            if ring.publish():
-                self.counters.events_sent += 1
-                self._channel.notify()
-            if not ring.final_check():
+        for number, port, speed in ring.take():
+            ring.push(number)
+            self.hub.plug(port, speed)
+            if ring is not self._plugs or not self._connected:
                 return
+        if ring.publish():
+            self.counters.events_sent += 1
+            self._channel.notify()
+        if ring.final_check():  # more already: after whatever else there is to do
+            self.loop.later(0, lambda: self.attempt(self._event))
 
     def _changed(self, device: Attached) -> None:
-        """A device is there, for the first time or again."""
+        """A device is there, for the first time or again; unless it was unplugged meanwhile."""
+        if self.hub.devices.get(device.port) is not device:
+            return
         self.attempt(lambda: self._tell(device))
         disk = self.disks.get(device.port)
         if disk is not None:
@@ -119,7 +121,7 @@ class UsbFront(Frontend):
         self.disks.pop(device.port, None)
 
     def _disk_name(self) -> str:
-        """The first of sda, sdb … that no disk of the guest has."""
+        """The first of sda, sdb … sdz, sdaa … that no disk of the guest has."""
         taken = set()
         for number in self._list("device/vbd"):
             with suppress(ValueError):
@@ -129,7 +131,9 @@ class UsbFront(Frontend):
                 said = OtherEnd(self.store, f"device/vusb/{controller}/disk/{port}").raw(FILE) or ""
                 taken.add(said.rpartition("/")[2])
         taken |= {disk.name for disk in self.disks.values()}
-        return next(name for name in map("sd{}".format, string.ascii_lowercase) if name not in taken)
+        letters = string.ascii_lowercase
+        names = chain(letters, map("".join, product(letters, letters)))
+        return next(name for name in map("sd{}".format, names) if name not in taken)
 
     def _list(self, path: str) -> tuple[str, ...]:
         with suppress(Refused):

@@ -70,6 +70,8 @@ class Attached:
     lost: bool = False
     """Whether its backend has died, and it may come back."""
     problem: str = ""
+    asking: Want | None = None
+    """The step that is being taken, while it says what it is."""
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -115,18 +117,24 @@ class Hub:
         if not 1 <= port <= self.ports or speed > Speed.high:
             raise PeerProtocolError(f"something of speed {speed} in port {port} of {self.ports}")
         known = self.devices.get(port)
-        self._coming.pop(port, None)
-        if known is not None and not (known.lost and speed):
+        self._forget(port)
+        if known is not None and not (known.lost and not known.address and speed):
             self.unplug(port)
         if speed:
             device = Attached(port, Speed(speed))
             self._coming[port] = device
-            self.run(self._enumerate(device), lambda: self._arrived(device))
+            self._run(self._enumerate(device), lambda: self._arrived(device), device)
+
+    def _forget(self, port: int) -> None:
+        """Ask no more what is in a port."""
+        device = self._coming.pop(port, None)
+        if device is not None and device.asking is not None:
+            self._urbs.cancel(device.asking)
 
     def unplug(self, port: int) -> None:
         """A device is gone."""
         device = self.devices.pop(port, None)
-        self._coming.pop(port, None)
+        self._forget(port)
         if device is not None:
             users = {id(user): user for user in (*device.claims.values(), device.whole) if user is not None}
             device.claims, device.whole = {}, None
@@ -160,15 +168,21 @@ class Hub:
 
     # One step after the other.
 
-    def run(self, steps: Steps, done: Taken, seconds: float = CONTROL_SECONDS) -> None:
-        """Take steps: each is a transfer, and gets it back when it is over."""
+    def _run(self, steps: Steps, done: Taken, coming: Attached | None = None) -> None:
+        """Take steps: each is a transfer, and gets it back when it is over. Those of a device that is coming end when
+        it is not any more.
+        """
 
         def begin(want: Want) -> None:
             want.done = go_on
-            self._urbs.submit(want, seconds)
+            if coming is not None:
+                coming.asking = want
+            self._urbs.submit(want, CONTROL_SECONDS)
             self._urbs.push()
 
         def go_on(want: Want) -> None:
+            if coming is not None and self._coming.get(coming.port) is not coming:
+                return
             try:
                 following = steps.send(want)
             except StopIteration:
@@ -239,7 +253,7 @@ class Hub:
         if before is not None and before.lost:
             if before.identity == device.identity:
                 before.address = before.reserved = device.address
-                self.run(self._as_before(before), lambda: self._back(before))
+                self._run(self._as_before(before), lambda: self._back(before))
                 return
             self.unplug(device.port)
         self.devices[device.port] = device
@@ -255,8 +269,9 @@ class Hub:
             yield device.want(Setup(TO_INTERFACE, Ask.set_interface, setting, number), lambda _: None)
 
     def _back(self, device: Attached) -> None:
-        device.lost = False
-        self._changed(device)
+        if device.address:  # else it is lost again
+            device.lost = False
+            self._changed(device)
 
     # What changes a device's settings, so that they are known here.
 
@@ -264,7 +279,7 @@ class Hub:
         """Choose one."""
 
         def over(want: Want) -> None:
-            if want.status is Status.ok:
+            if want.status is Status.ok or device.lost:  # then it gets it when it is back
                 device.value, device.settings = value, {}
             done(want.status)
 
@@ -290,7 +305,7 @@ class Hub:
 
     def reset(self, device: Attached, done: Callable[[Status], None]) -> None:
         """Reset the port: the device gets its address and its settings again. What it had been asked for is over."""
-        address, device.address = device.address, 0
+        address, device.address = device.reserved, 0
 
         def steps() -> Steps:
             # whoever speaks to address 0 speaks to a device that was just reset
@@ -301,4 +316,4 @@ class Hub:
             device.address = address
             yield from self._as_before(device)
 
-        self.run(steps(), lambda: done(Status.ok if device.address else Status.ioerror))
+        self._run(steps(), lambda: done(Status.ok if device.address else Status.ioerror))

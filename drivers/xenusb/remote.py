@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 
 from xenfs.abi.usbif import PipeType, Speed, Status
 from xenfs.xenbus.loop import Gate
@@ -16,6 +17,8 @@ from xenusb.usbip import Answers, Code, Exported, Malformed, Op, Short, Submit, 
 SECONDS = 5.0
 """How long is waited for the server when the device is plugged in."""
 _ROOM = 1 << 16
+_MOST_WAITING, _MOST_ASKED = 4 << 20, 1024
+"""Bytes that a server does not take, and transfers that it does not answer, before it is given up."""
 _KNOWN = {int(status): status for status in Status}
 RESET_PORT = 0x23, 3, 4
 """How usbip asks for a reset of the device, as a hub is asked: type, request and value."""
@@ -32,10 +35,12 @@ def parse(argument: str) -> tuple[str, int, str]:
     return host.strip("[]"), int(port), bus_id
 
 
-def receive(connection: socket.socket, size: int) -> bytes:
-    """So many bytes. Raises OSError when the peer ends before."""
+def receive(connection: socket.socket, size: int, deadline: float | None = None) -> bytes:
+    """So many bytes. Raises OSError when the peer ends before, or it takes too long."""
     found = bytearray()
     while len(found) < size:
+        if deadline is not None:
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
         part = connection.recv(size - len(found))
         if not part:
             raise OSError(errno.ECONNRESET, "the server has ended the connection")
@@ -43,15 +48,26 @@ def receive(connection: socket.socket, size: int) -> bytes:
     return bytes(found)
 
 
-def take(connection: socket.socket, bus_id: str) -> Exported:
+def take(connection: socket.socket, bus_id: str, deadline: float | None = None) -> Exported:
     """Have a device of a server's. Raises OSError."""
     connection.sendall(usbip.OP.pack(usbip.VERSION, Op.import_request, 0) + usbip.BUS_ID.pack(bus_id.encode()))
-    version, code, status = usbip.OP.unpack(receive(connection, usbip.OP.size))
+    version, code, status = usbip.OP.unpack(receive(connection, usbip.OP.size, deadline))
     if version != usbip.VERSION or code != Op.import_reply:
         raise OSError(errno.EPROTO, f"the server answers 0x{code:x} in version {version:x}")
     if status:
         raise OSError(errno.ENODEV, "the server does not give it: there is none, or somebody has it")
-    return Exported.parse(receive(connection, usbip.DEVICE_SIZE))[0]
+    return Exported.parse(receive(connection, usbip.DEVICE_SIZE, deadline))[0]
+
+
+def _check_packets(transfer: Transfer, answer: Submitted) -> None:
+    """Whether what is said of packets can be; of a transfer that failed as a whole nothing may be said. Raises
+    Malformed.
+    """
+    asked, said = transfer.packets, answer.packets
+    fit = len(said) == len(asked) and all(two.actual <= one.length for one, two in zip(asked, said, strict=True))
+    adds_up = not transfer.inward or not said or sum(one.actual for one in said) == answer.actual
+    if not (fit and adds_up) and (said or not answer.status):
+        raise Malformed(f"packets of {answer.actual} bytes that do not fit those that were asked for")
 
 
 class RemoteDevice:
@@ -60,13 +76,13 @@ class RemoteDevice:
     def __init__(self, argument: str, host: Host) -> None:
         """Connect, and import it. Raises OSError."""
         name, port, bus_id = parse(argument)
-        self._host = host
+        self._host, deadline = host, time.monotonic() + SECONDS
         try:
             self._socket = socket.create_connection((name, port), SECONDS)
         except OSError as error:
             raise OSError(error.errno or errno.EHOSTUNREACH, error.strerror or str(error), argument) from None
         try:
-            exported = take(self._socket, bus_id)
+            exported = take(self._socket, bus_id, deadline)
             speeds = {int(speed): speed for speed in Speed if speed}
             if exported.speed not in speeds:
                 raise OSError(errno.EPROTO, f"its speed is {exported.speed}, which usbif does not have")
@@ -106,7 +122,12 @@ class RemoteDevice:
         return self._number
 
     def _send(self, data: bytes) -> None:
-        self._host.attempt(lambda: self._outbox.send(data))
+        self._host.attempt(lambda: self._put(data))
+
+    def _put(self, data: bytes) -> None:
+        if self._outbox.size > _MOST_WAITING or len(self._asked) > _MOST_ASKED:
+            raise OSError(errno.ETIMEDOUT, "the usbip server takes nothing, or answers nothing")
+        self._outbox.send(data)
 
     def _came(self) -> None:
         data = self._socket.recv(_ROOM)
@@ -122,8 +143,11 @@ class RemoteDevice:
             raise OSError(errno.EPROTO, f"the usbip server: {error}") from None
 
     def _over(self, answer: Submitted) -> None:
-        transfer = self._asked.pop(answer.number)
-        del self._numbers[transfer]
+        transfer = self._asked[answer.number]
+        if answer.actual > transfer.size:
+            raise Malformed(f"an answer of {answer.actual} bytes to a transfer of {transfer.size}")
+        _check_packets(transfer, answer)
+        del self._asked[answer.number], self._numbers[transfer]
         if transfer.over:
             return
         if transfer.type is PipeType.isoc:
@@ -139,12 +163,12 @@ class RemoteDevice:
 
     @staticmethod
     def _isochronous(transfer: Transfer, answer: Submitted) -> None:
-        """Put each packet where it belongs; what is said of more than there was room for is cut."""
+        """Put each packet where it belongs."""
         room, at = bytearray(transfer.size), 0
         for packet, said in zip(transfer.packets, answer.packets, strict=False):
-            packet.actual, packet.status = min(said.actual, packet.length), said.status
+            packet.actual, packet.status = said.actual, said.status
             if transfer.inward:
-                part = answer.data[at : at + said.actual][: packet.length]
+                part = answer.data[at : at + said.actual]
                 room[packet.offset : packet.offset + len(part)] = part
                 at += said.actual
         if transfer.inward:

@@ -7,6 +7,7 @@ resets it here, because a port's reset is the frontend's own affair and not told
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,8 @@ class Requests:
         self._ports, self._counters = ports, counters
         self._pending: dict[Transfer, Pending] = {}
         self._working = self._closed = False
+        self._eager = len(os.sched_getaffinity(0)) > 1
+        """Whether there is another processor for the frontend, so that it is worth staying awake."""
 
     def work(self) -> None:
         """Take requests until there are none. Raises PeerRingError."""
@@ -66,7 +69,7 @@ class Requests:
                     self._counters.requests += 1
                     self._take(entry)
                 self._publish()
-                if not self._ring.final_check():
+                if not (self._eager and self._ring.linger()) and not self._ring.final_check():
                     break
         finally:
             self._working = False

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,7 @@ from xenusb.device import Packet
 from xenusb.hub import Attached, Hub
 from xenusb.outbox import Outbox
 from xenusb.remote import RESET_PORT
+from xenusb.storage import interface_of
 from xenusb.urbs import MOST, Urbs, Want
 from xenusb.usbip import Asked, Code, Exported, Malformed, Op, Short, Submit, Submitted
 
@@ -37,6 +39,7 @@ _MOST_WAITING = 4 << 20
 """Bytes of answers that somebody does not take, before he is not asked for more questions."""
 _MOST_FLYING, _MOST_BYTES = 1024, 16 << 20
 """Transfers of one connection, and their bytes."""
+_SOON = 0.01
 _PORTS = 32
 """Ports that are tried, for a guest with several controllers."""
 _BUSY, _GONE, _NOT_FOUND, _TOO_MANY = -errno.EBUSY, -errno.ENODEV, -errno.ENOENT, -errno.ENOMEM
@@ -81,9 +84,11 @@ class Server:
             connection, _ = listener.accept()
         except OSError:
             return  # whoever came has gone again
-        if len(self.connections) < _MOST_CONNECTIONS:
+        try:
+            if len(self.connections) >= _MOST_CONNECTIONS:
+                raise OSError(errno.EMFILE, "too many connections")
             self.connections.add(Connection(self, connection, local=listener is self._local))
-        else:
+        except OSError:
             connection.close()
 
     def bus_id(self, device: Attached) -> str:
@@ -144,8 +149,11 @@ class Connection:
         """None for those that cannot be taken back."""
         self._bytes = 0
         self._unlinks: dict[int, int] = {}
+        self._behind: dict[tuple[int, bool], deque[Submit]] = {}
+        """By endpoint that has a transfer in pieces: those that are not to overtake it."""
         """By the number of what is taken back: that of the request to do so."""
-        self._closed = False
+        self.closed = False
+        """Whether it is over."""
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """What goes wrong with a connection ends it, and nothing else."""
@@ -157,13 +165,13 @@ class Connection:
             self.close()
 
     def _send(self, data: bytes) -> None:
-        if not self._closed:
+        if not self.closed:
             self._guarded(lambda: self._outbox.send(data))
             self._throttle()
 
     def _throttle(self) -> None:
         """Whoever does not take answers is not asked for more questions."""
-        if self._closed:
+        if self.closed:
             return
         if self._outbox.size > _MOST_WAITING:
             self._gate.shut()
@@ -192,7 +200,9 @@ class Connection:
         if version != usbip.VERSION or code not in (Op.list_request, Op.import_request):
             raise Malformed(f"operation 0x{code:x} in version {version:x}")
         if code == Op.list_request:
-            del self._head[: usbip.OP.size]
+            if len(self._head) > usbip.OP.size:
+                raise Malformed("something behind the request for a list, before its answer")
+            self._head.clear()
             self._send(usbip.listing([self._server.exported(one) for one in self._server.listed()]))
             return
         total = usbip.OP.size + usbip.BUS_ID.size
@@ -203,8 +213,13 @@ class Connection:
         self._import(raw.partition(b"\0")[0].decode("ascii", "replace"))
 
     def _import(self, bus_id: str) -> None:
+        if self.closed:
+            return
         device = next((one for one in self._server.listed() if self._server.bus_id(one) == bus_id), None)
-        if device is None or device.whole is not None:
+        if device is not None and isinstance(device.whole, Connection) and device.whole.closed:
+            self._gate.shut()  # it is being made ready for others
+            self._server.end.loop.later(_SOON, partial(self._import, bus_id))
+        elif device is None or device.whole is not None:
             self._imported(None)
         elif self._local:
             self._imported(device)
@@ -221,17 +236,37 @@ class Connection:
         device.whole = self
 
         def said(words: str) -> None:
-            if words == "busy" or self._closed:
-                device.whole = None
-                self._imported(None)
+            if words == "busy" or self.closed:
+                ready(Status.shutdown)
             else:
+                self._renew(device, ready)
+
+        def ready(status: Status) -> None:
+            if status is Status.ok and not self.closed:
                 self._imported(device)
+            else:
+                self._give_back(device)
+                self._imported(None)
 
         self._gate.shut()
         if drivers:
             drivers[0].leave(said)
         else:
-            said("ok")
+            self._imported(device)
+
+    def _renew(self, device: Attached, then: Callable[[Status], None]) -> None:
+        """Have it as just plugged in: whoever had it may have left it in the middle of something."""
+        if device.parsed:
+            device.value, device.settings = device.parsed[0].value, {}
+        if device.lost or self._server.hub.devices.get(device.port) is not device:
+            then(Status.ok)
+        else:
+            self._server.hub.reset(device, then)
+
+    def _give_back(self, device: Attached) -> None:
+        if device.whole is self:
+            device.whole = None
+        self._server.release(device)
 
     def _imported(self, device: Attached | None) -> None:
         found = b"" if device is None else self._server.exported(device).emit()
@@ -246,7 +281,7 @@ class Connection:
 
     def _do(self, data: bytes) -> None:
         for asked in self._asked.feed(data):
-            if self._closed:
+            if self.closed:
                 return
             if isinstance(asked, Submit):
                 self._submit(asked)
@@ -266,12 +301,10 @@ class Connection:
             raise Malformed(f"transfer {asked.number} twice at once")
         if self._server.hub.devices.get(device.port) is not device:
             self._refuse(asked, _GONE)
-        elif device.lost or not (device.address or _resets(asked)):
+        elif device.lost or not (device.address or _resets(asked)):  # address 0 is for whoever sets it up
             self._refuse(asked, Status.shutdown)
         elif len(self._flying) >= _MOST_FLYING or self._bytes + asked.size > _MOST_BYTES:
             self._refuse(asked, _TOO_MANY)
-        elif not device.address:  # it is being set up again; address 0 is for whoever does that
-            self._refuse(asked, Status.shutdown)
         elif not asked.endpoint:
             self._control(asked, device)
         else:
@@ -282,24 +315,27 @@ class Connection:
 
     def _control(self, asked: Submit, device: Attached) -> None:
         setup, hub = Setup.parse(asked.setup), self._server.hub
+        value, number = setup.value & 0xFF, setup.index & 0xFF
 
-        def change(call: Callable[[Callable[[Status], None]], None]) -> None:
-            self._flying[asked.number] = None
-            call(over)
+        def change(call: Callable[[Callable[[Status], None]], None], number: int | None = None) -> None:
+            if self._others(device, number):
+                self._refuse(asked, _BUSY)
+            else:
+                self._flying[asked.number] = None
+                call(over)
 
         def over(status: Status) -> None:
             del self._flying[asked.number]
             self._send(Submitted(asked.number, int(status), 0).emit())
+            if (unlink := self._unlinks.pop(asked.number, None)) is not None:
+                self._send(Short(Code.unlinked, unlink, 0).emit())
 
         if _resets(asked):
-            change(partial(hub.reset, device))
+            change(partial(self._reset, device))
         elif setup.is_standard(Ask.set_configuration):
-            if any(owner is not self for owner in device.claims.values()):
-                self._refuse(asked, _BUSY)
-            else:
-                change(partial(hub.set_configuration, device, setup.value & 0xFF))
+            change(partial(hub.set_configuration, device, value))
         elif setup.is_standard(Ask.set_interface, TO_INTERFACE):
-            change(partial(hub.set_interface, device, setup.index & 0xFF, setup.value & 0xFF))
+            change(partial(hub.set_interface, device, number, value), number)
         elif setup.is_standard(Ask.set_address):
             self._refuse(asked, Status.stall)
         elif setup.is_standard(Ask.clear_feature, TO_ENDPOINT) and not self._may(device, setup.index & 0x8F):
@@ -311,6 +347,20 @@ class Connection:
                 asked.data[:size],
             )  # fmt: skip
             self._fly(asked, want)
+
+    def _reset(self, device: Attached, then: Callable[[Status], None]) -> None:
+        self._take_back()  # also what the backend has not heard of yet
+        self._server.hub.reset(device, then)
+
+    def _take_back(self) -> None:
+        for want in list(self._flying.values()):
+            if want is not None:
+                self._server.urbs.cancel(want)
+
+    def _others(self, device: Attached, number: int | None) -> bool:
+        """Whether somebody else has an interface of a device, or with None any of it."""
+        owners = {owner for one, owner in device.claims.items() if number in (None, one)} | {device.whole}
+        return bool(owners - {self, None})
 
     def _may(self, device: Attached, address: int) -> bool:
         """Whether an endpoint's interface is ours, or nobody's: then it becomes ours."""
@@ -335,7 +385,13 @@ class Connection:
         if isoc is (asked.packets is None) or any(one.offset + one.length > asked.size for one in packets):
             self._refuse(asked, Status.inval)
             return
+        if (where := (asked.endpoint, asked.inward)) in self._behind:
+            self._flying[asked.number] = None
+            self._bytes += asked.size
+            self._behind[where].append(asked)
+            return
         if asked.size > MOST and not isoc:
+            self._behind[where] = deque()
             self._pieces(asked, device, endpoint.type)
             return
         want = Want(
@@ -354,7 +410,7 @@ class Connection:
             size = min(MOST, asked.size - at)
             data = asked.data[at : at + size]
             place = (device.port, device.address, kind, asked.endpoint, asked.inward)
-            self._fly(asked, Want(*place, size, over, data=data))
+            self._fly(asked, Want(*place, size, over, data=data, whole=bool(asked.flags & usbip.SHORT_NOT_OK)))
             self._server.urbs.push()
 
         def over(want: Want) -> None:
@@ -362,13 +418,31 @@ class Connection:
             at += want.actual
             found.append(want.data if asked.inward else b"")
             if want.status is Status.ok and want.actual == want.size and at < asked.size:
-                if asked.number not in self._unlinks and not self._closed:
+                if asked.number not in self._unlinks and not self.closed:
                     begin()
                     return
                 want.status = Status.shutdown
             self._finish(asked, want, b"".join(found), at)
+            self._go_on(asked.endpoint, inward=asked.inward)
 
         begin()
+
+    def _go_on(self, endpoint: int, *, inward: bool) -> None:
+        """A transfer in pieces is over: what has waited behind it may go."""
+        behind = self._behind.pop((endpoint, inward))
+        while behind and not self.closed:
+            asked = behind.popleft()
+            del self._flying[asked.number]
+            self._bytes -= asked.size
+            unlink = self._unlinks.pop(asked.number, None)
+            if unlink is not None:
+                self._send(Short(Code.unlinked, unlink, usbip.ECONNRESET).emit())
+                continue
+            self._submit(asked)
+            if (endpoint, inward) in self._behind:
+                self._behind[endpoint, inward].extend(behind)
+                break
+        self._server.urbs.push()
 
     def _fly(self, asked: Submit, want: Want) -> None:
         if asked.number not in self._flying:
@@ -403,11 +477,11 @@ class Connection:
             self._send(Short(Code.unlinked, unlink, 0).emit())
 
     def _unlink(self, asked: Short) -> None:
-        want = self._flying.get(asked.value)
-        if want is None or asked.value in self._unlinks:
+        if asked.value not in self._flying or asked.value in self._unlinks:
             self._send(Short(Code.unlinked, asked.number, 0).emit())
-        else:
-            self._unlinks[asked.value] = asked.number
+            return
+        self._unlinks[asked.value] = asked.number
+        if (want := self._flying[asked.value]) is not None:
             self._server.urbs.cancel(want)
 
     # What usbfs has ioctls for.
@@ -452,20 +526,21 @@ class Connection:
 
     def close(self) -> None:
         """It is over; what was asked for is taken back, and what was had given back."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._server.connections.discard(self)
         self._gate.shut()
         self._outbox.close()
         self._socket.close()
-        for want in list(self._flying.values()):
-            if want is not None:
-                self._server.urbs.cancel(want)
-        device = self._device
-        if device is not None:
-            for number in [number for number, owner in device.claims.items() if owner is self]:
-                del device.claims[number]
-            if device.whole is self:
-                device.whole = None
+        self._take_back()
+        if (device := self._device) is None:
+            return
+        mine = [number for number, owner in device.claims.items() if owner is self]
+        for number in mine:
+            del device.claims[number]
+        if device.whole is self or (mine and not device.claims and interface_of(device) is not None):
+            device.whole = self  # until others can have it
+            self._renew(device, lambda _status: self._give_back(device))
+        else:
             self._server.release(device)

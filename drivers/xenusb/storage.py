@@ -7,13 +7,15 @@ reset does; what was not done is done again, a few times.
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 from xenblk.guest_disk import GuestDisk
+from xenblk.pool import Slot
 from xenblk.shadow import Wish
 
 from xenfs.abi.blkif import SECTOR_SIZE
@@ -110,10 +112,11 @@ class Storage:
 
     def linger(self) -> bool:
         """See Wishes."""
-        return False
+        return self._running and self._urbs.linger()
 
     def answered(self) -> None:
-        """See Wishes."""
+        """See Wishes. Raises PeerRingError and PeerProtocolError."""
+        self._urbs.answered()
 
     # The device's life.
 
@@ -203,7 +206,7 @@ class Storage:
             def over(_want: Want) -> None:
                 nonlocal left
                 left -= 1
-                if not left:
+                if not left and not self._gone:  # else it is another's, or nobody's
                     step()
 
             for want in wants:
@@ -228,7 +231,7 @@ class Storage:
             if not (yield from self._do(more)) or len(more.data) < 12:
                 return False
             last, block = struct.unpack(">QI", more.data[:12])
-        if block not in (512, 1024, 2048, 4096) or last + 1 > (1 << 63) // block:
+        if block not in (512, 1024, 2048, 4096) or (last + 1) * block >= 1 << 63:
             self._end.log(f"{self._end!r}: port {self._device.port}: {last + 1} blocks of {block} bytes: no disk")
             return False
         mode = Job(b"\x1a\0\x3f\0\xc0\0", 192)
@@ -316,6 +319,8 @@ class Storage:
         elif outcome.status == PASSED and (outcome.residue or any(want.actual < want.size for want in data)):
             return Status.stall
         if outcome.status == PASSED:
+            if job.wish is not None and job.inward and not self._gone:
+                self._drain(job.wish, job.at, data)
             return Status.ok
         return Status.inval if outcome.status == bulk_only.FAILED else Status.stall
 
@@ -327,13 +332,18 @@ class Storage:
     def _data(self, job: Job, at: int) -> Want:
         want = self._bulk(self._in if job.inward else self._out, min(MOST, job.size - at))
         wish = job.wish
-        if wish is not None:
-            where = job.at + at
-            if job.inward:
-                want.drain = lambda slot, count: wish.drain(slot, where, count)
-            else:
-                want.fill = lambda slot: wish.fill(slot, where, want.size)
+        if wish is not None and not job.inward:
+            want.fill = lambda slot: wish.fill(slot, job.at + at, want.size)
         return want
+
+    @staticmethod
+    def _drain(wish: Wish, at: int, data: Sequence[Want]) -> None:
+        """What has come, now that it is known to be good: a wish may be answered with it."""
+        for want in data:
+            address = ctypes.cast(ctypes.c_char_p(want.data), ctypes.c_void_p).value
+            assert address is not None
+            wish.drain(Slot(address, ()), at, want.actual)
+            at += want.actual
 
     def _clear(self, endpoint: Endpoint) -> Want:
         return self._device.want(Setup(2, 1, 0, endpoint.address), lambda _: None)

@@ -2,12 +2,14 @@
 
 A request has an id below 16 (Linux's frontend needs that, and the ring has no more), and with the id its own pages,
 which stay granted. Those for which there is no id wait. One id is kept for taking requests back, so that there is
-always a way. When the backend dies everything that it had ends with Status.shutdown: whoever asked may ask again.
+always a way; and those that may take for ever, as a keyboard's, have half of the ids at most. When the backend dies
+everything that it had ends with Status.shutdown: whoever asked may ask again.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,13 +32,17 @@ PAGES = IDS * (_DATA_PAGES + _FRAME_PAGES)
 MOST = _DATA_PAGES * PAGE_SIZE
 """Bytes of one request: 61440, a whole number of packets of any size that there is."""
 MOST_PACKETS = _FRAME_PAGES * PAGE_SIZE // FRAME.size
+_LASTING_IDS = IDS // 2
+_LOOK_SECONDS = 0.25
+_QUEUE_SECONDS, _BACK_SECONDS = 60.0, 5.0
+"""How long a request that may not take for ever may wait for an id, and how long it may take to take it back."""
 _KNOWN = {int(status): status for status in Status}
 
 
 @dataclass(slots=True, eq=False)
 class Want:
     """A transfer that somebody wants. Bytes come from `data`, or `fill` puts them where they belong; those that came
-    are in `data` in the end, or `drain` takes them. `done` is called once.
+    are in `data` in the end. `done` is called once.
     """
 
     port: int
@@ -52,12 +58,18 @@ class Want:
     interval: int = 0
     whole: bool = False
     fill: Callable[[Slot], None] | None = None
-    drain: Callable[[Slot, int], None] | None = None
     status: Status = Status.ok
     actual: int = 0
     errors: int = 0
     over: bool = False
     unlinking: bool = False
+    seconds: float = 0.0
+    deadline: float = 0.0
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it may take for ever."""
+        return not self.seconds and self.type is not PipeType.control
 
     def end(self, status: Status) -> None:
         """It is over."""
@@ -85,7 +97,10 @@ class Urbs:
         self._flying: dict[int, Want | None] = {}
         """By id; None for a request that takes another back."""
         self._waiting: deque[Want] = deque()
+        self._lasting: deque[Want] = deque()
         self._unwanted: deque[Want] = deque()
+        self.eager = len(os.sched_getaffinity(0)) > 1
+        self._looking = False
 
     def connect(self, ring: FrontRing, channel: Channel) -> None:
         """There is a backend."""
@@ -95,36 +110,67 @@ class Urbs:
     def disconnect(self) -> None:
         """There is none: everything ends."""
         self._ring = self._channel = None
-        flying, self._flying = self._flying, {}
-        waiting, self._waiting = self._waiting, deque()
+        there = (*self._flying.values(), *self._waiting, *self._lasting)
+        self._flying, self._waiting, self._lasting = {}, deque(), deque()
         self._unwanted.clear()
-        for want in (*flying.values(), *waiting):
+        for want in there:
             if want is not None:
                 want.end(Status.shutdown)
 
     def submit(self, want: Want, seconds: float = 0.0) -> None:
-        """Ask for something, with the next `push`; with `seconds` it ends with Status.shutdown when it takes longer."""
+        """Ask for something, with the next `push`; with `seconds` it ends with Status.shutdown when it takes longer,
+        not counted how long it waits for an id.
+        """
         if want.size > MOST or len(want.packets) > MOST_PACKETS:
             want.end(Status.inval)
             return
         if self._ring is None:
             want.end(Status.shutdown)
             return
-        self._waiting.append(want)
+        want.seconds = seconds
+        self._queue(want).append(want)
         if seconds:
-            self._loop.later(seconds, lambda: self.cancel(want))
+            want.deadline = self._loop.now() + _QUEUE_SECONDS
+            self._look_later()
+
+    def _queue(self, want: Want) -> deque[Want]:
+        return self._lasting if want.lasting else self._waiting
+
+    def _look_later(self) -> None:
+        if not self._looking:
+            self._looking = True
+            self._loop.later(_LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """End what takes too long: by taking it back, or at last without that."""
+        self._looking = False
+        now = self._loop.now()
+        there = [want for want in (*self._flying.values(), *self._waiting) if want and want.deadline and not want.over]
+        for want in there:
+            if want.deadline <= now and want.unlinking:
+                want.end(Status.shutdown)  # its id stays the backend's
+            elif want.deadline <= now:
+                want.deadline = now + _BACK_SECONDS
+                self.cancel(want)
+        if there:
+            self._look_later()
 
     def cancel(self, want: Want) -> None:
         """Take something back: it ends with Status.shutdown, unless it ends otherwise before."""
         if want.over:
             return
-        if want in self._waiting:
-            self._waiting.remove(want)
+        queue = self._queue(want)
+        if want in queue:
+            queue.remove(want)
             want.end(Status.shutdown)
         elif not want.unlinking:
             want.unlinking = True
             self._unwanted.append(want)
             self.push()
+
+    def linger(self) -> bool:
+        """Stay awake for a moment for an answer, where there is another processor for the backend; if one has come."""
+        return bool(self._flying) and self._ring is not None and self.eager and self._ring.linger()
 
     def push(self) -> None:
         """Put into the ring what there is room for, and tell the backend."""
@@ -135,9 +181,15 @@ class Urbs:
             self._take_back(ring, self._unwanted.popleft())
         while self._waiting and ring.free > 1 and len(self._flying) < IDS - 1:
             self._put(ring, self._waiting.popleft())
+        while self._lasting and ring.free > 1 and self._may_last():
+            self._put(ring, self._lasting.popleft())
         if ring.publish():
             self._counters.events_sent += 1
             self._channel.notify()
+
+    def _may_last(self) -> bool:
+        lasting = sum(want is not None and want.lasting for want in self._flying.values())
+        return lasting < _LASTING_IDS and len(self._flying) < IDS - 1
 
     def _free(self) -> int:
         return next(number for number in range(IDS) if number not in self._flying)
@@ -154,6 +206,8 @@ class Urbs:
     def _put(self, ring: FrontRing, want: Want) -> None:
         number = self._free()
         self._flying[number] = want
+        if want.seconds:
+            want.deadline = self._loop.now() + want.seconds
         start, refs = self._starts[number], self._refs[number]
         if not want.inward or want.packets:
             if want.fill is not None:
@@ -186,7 +240,7 @@ class Urbs:
                 self._counters.responses += 1
                 self._answer(number, status, actual, errors)
             self.push()
-            if not ring.final_check():
+            if ring is not self._ring or not ring.final_check():
                 break
         self._counters.write()
 
@@ -196,15 +250,12 @@ class Urbs:
         want = self._flying[number]
         if want is not None:
             want.actual = max(0, min(actual, want.size))
-            want.errors = errors
+            want.errors = max(0, errors)
             if want.packets:
                 self._described(number, want)
-            if want.inward and want.actual and not want.over:
+            if want.inward and (want.actual or want.packets) and not want.over:
                 start = self._starts[number]
-                if want.drain is not None:
-                    want.drain(self._slots[number], want.actual)
-                else:
-                    want.data = bytes(self._view[start : start + (want.size if want.packets else want.actual)])
+                want.data = bytes(self._view[start : start + (want.size if want.packets else want.actual)])
             if want.inward:
                 self._counters.bytes_in += want.actual
             else:

@@ -89,7 +89,7 @@ class Exported:
     @property
     def id(self) -> int:
         """The devid of its transfers."""
-        return self.bus << 16 | self.number
+        return (self.bus << 16 | self.number) & 0xFFFFFFFF
 
     def emit(self) -> bytes:
         """Without its interfaces, as an import answers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import block, devices, flip, machine, mount, net, ring, store, xenbus
+from tests.bench import block, devices, flip, machine, mount, net, ring, store, top, usb, xenbus
 
 BENCHMARKS = {
     "machine": machine.run,
@@ -16,6 +16,8 @@ BENCHMARKS = {
     "net": net.bench,
     "flip": flip.bench,
     "block": block.bench,
+    "usb": usb.bench,
+    "top": top.bench,
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -14,26 +13,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from xenusb import bulk_only
-from xenusb.bulk_only import Command, Outcome
+from xenusb import usbip
 from xenusb.client import Handle, Place, devices
-from xenusb.descriptors import (
-    Ask,
-    Configuration,
-    DeviceDescriptor,
-    Endpoint,
-    Interface,
-    Kind,
-    Setup,
-    languages,
-    string,
-)
+from xenusb.descriptors import Ask, Setup
+from xenusb.remote import take
+from xenusb.usbip import Short, Submit, Submitted
 from xl import kinds, spec
 
+from tests.hostile.usb_liars import Answer, Gizmo
 from tests.mounted.mount import until
-from xenfs.abi.usbif import CONN, FRAME, UNLINK, URB, PipeType, Speed, Status, Urb
+from xenfs.abi.usbif import CONN, FRAME, UNLINK, URB, PipeType, Status, Urb
 from xenfs.abi.xenbus import XenbusState as S
 from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain
 from xenfs.domain.mounted import MountedDomain
@@ -42,150 +33,72 @@ from xenfs.testing.mount import Mount
 from xenfs.testing.peers import MockBack
 from xenfs.xenbus import OtherEnd
 from xenfs.xenbus.end import read_state
+from xenfs.xenbus.process import PARENT
 
 SECONDS = 20.0
 PORTS = 8
-BULK, QUIET, ISOC_END = 1, 2, 3
-"""Endpoints of a Gizmo, all of them both ways. Nothing ever comes out of the quiet one, nor goes in."""
-BLOCKS = 2048
 HASTY = """
 import sys
-from xenusb import front, hub, storage
+from xenusb import front, hub, storage, urbs
 from xenfs.xenbus import main
-hub.CONTROL_SECONDS = storage._SECONDS = 0.5
-hub.Hub.run.__defaults__ = (0.5,)
+hub.CONTROL_SECONDS = storage._SECONDS = urbs._BACK_SECONDS = 0.5
+urbs._QUEUE_SECONDS = float(sys.argv.pop(1))
 sys.exit(main(front.UsbFront))
 """
-"""A usbfront that waits for half a second where it has else much patience."""
-Answer = bytes | Status | None
-"""What a device says to a transfer: bytes, no bytes but a status, or nothing for ever."""
+"""A usbfront that waits for half a second where it has else much patience, and for an id as long as it is told."""
 Lie = Callable[[Urb, Entry], Sequence[Entry]]
 T = TypeVar("T")
-
-ENDS = tuple(
-    Endpoint(number, inward, kind, 512, 1)
-    for number, kind in ((BULK, PipeType.bulk), (QUIET, PipeType.interrupt), (ISOC_END, PipeType.isoc))
-    for inward in (True, False)
-)
-PLAIN = Configuration((Interface(0, 0xFF, endpoints=ENDS),))
-STICK = Configuration(
-    (
-        Interface(
-            0, bulk_only.KLASS, bulk_only.SUBCLASS, bulk_only.PROTOCOL,
-            (Endpoint(1, True, PipeType.bulk, 512), Endpoint(2, False, PipeType.bulk, 512)),
-        ),
-    )
-)  # fmt: skip
+IMPORT = usbip.OP.pack(usbip.VERSION, usbip.Op.import_request, 0)
 
 
-class Gizmo:
-    """A device that answers out of tables, and may be told to say something else."""
+class Raw:
+    """Somebody who uses a device, and says what he likes."""
 
-    speed = int(Speed.high)
+    def __init__(self, back: UsbBack, connection: socket.socket) -> None:
+        self._back, self.socket = back, connection
+        self._answers = usbip.Answers()
 
-    def __init__(
-        self, product: int = 1, *, device: bytes | None = None, configurations: Sequence[bytes] | None = None,
-        strings: Mapping[int, bytes] | None = None,
-    ) -> None:  # fmt: skip
-        self.device = DeviceDescriptor(0x1209, product, strings=(1, 2, 3)).emit() if device is None else device
-        self.configurations = [PLAIN.emit()] if configurations is None else list(configurations)
-        self.strings = {0: languages(), 1: string("Maker"), 2: string("Gizmo")} if strings is None else dict(strings)
-        self.setups: list[Setup] = []
+    def submit(self, endpoint: int, size: int = 8, *, number: int = 1, inward: bool = True, **more: Any) -> Submit:
+        """A transfer, which is to be sent."""
+        self._answers.inward[number] = inward
+        return Submit(number, 0, inward, endpoint, size, **more)
 
-    def control(self, setup: Setup, data: bytes) -> Answer:
-        """SET_ADDRESS does not come here."""
-        self.setups.append(setup)
-        if setup.request != Ask.get_descriptor or setup.request_type != 0x80:
-            return bytes(setup.length) if setup.inward else b""
-        kind, number = setup.value >> 8, setup.value & 0xFF
-        found: bytes | None = None
-        if kind == Kind.device:
-            found = self.device
-        elif kind == Kind.configuration and number < len(self.configurations):
-            found = self.configurations[number]
-        elif kind == Kind.string:
-            found = self.strings.get(number)
-        return Status.stall if found is None else found[: setup.length]
+    def control(self, setup: Setup, *, number: int = 1) -> Submit:
+        """A control transfer."""
+        return self.submit(0, setup.length, number=number, inward=setup.inward, setup=setup.emit())
 
-    def transfer(self, urb: Urb, data: bytes) -> Answer:
-        """What is not control. The device is full of the letter g."""
-        if urb.pipe.endpoint == QUIET:
-            return None
-        return b"g" * urb.length if urb.pipe.inward else b""
+    def send(self, *asked: Submit | Short) -> None:
+        """Send."""
+        data = b"".join(one.emit() for one in asked)
+        self._back.call(lambda: self.socket.sendall(data))
 
+    def answers(self, count: int, *, serve: bool = True) -> list[Submitted | Short]:
+        """So many answers; without serving for those that must come by themselves."""
+        found: list[Submitted | Short] = []
 
-class Dead(Gizmo):
-    """Says nothing to anything, for ever, or always the same."""
+        def enough() -> None:
+            while len(found) < count:
+                data = self.socket.recv(1 << 16)
+                assert data, "usbfront has ended the connection"
+                found.extend(self._answers.feed(data))
 
-    def __init__(self, answer: Answer = None) -> None:
-        super().__init__()
-        self.answer = answer
+        if serve:
+            self._back.call(enough)
+        else:
+            enough()
+        return found
 
-    def control(self, setup: Setup, data: bytes) -> Answer:
-        self.setups.append(setup)
-        return self.answer
+    def ask(self, *asked: Submit | Short) -> list[Submitted | Short]:
+        """Send, and get as many answers."""
+        self.send(*asked)
+        return self.answers(len(asked))
 
+    def statuses(self, *asked: Submit | Short) -> list[int]:
+        """Send, and get the statuses of as many answers."""
+        return [one.status if isinstance(one, Submitted) else one.value for one in self.ask(*asked)]
 
-class MockStick(Gizmo):
-    """Mass storage, full of the letter z. `lie` gets the words of a command, the data and the status that an honest one
-    would send, and says what is sent instead; data that are no bytes are for each transfer of them.
-    """
-
-    def __init__(self, product: int = 0x57, *, configuration: Configuration = STICK) -> None:
-        super().__init__(product, configurations=[configuration.emit()])
-        self.capacity = struct.pack(">II", BLOCKS - 1, 512)
-        self.capacity16 = bytes(32)
-        self.lie: Callable[[bytes, bytes, bytes], tuple[Answer, Answer]] = lambda _words, data, status: (data, status)
-        self.letter = b"z"
-        self.commands: list[bytes] = []
-        self._forget()
-
-    def _forget(self) -> None:
-        self._data: Answer = b""
-        self._left = 0
-        self._status: Answer = Status.stall
-
-    def control(self, setup: Setup, data: bytes) -> Answer:
-        if (setup.request_type, setup.request) == (0x21, bulk_only.RESET):
-            self._forget()
-        return super().control(setup, data)
-
-    def transfer(self, urb: Urb, data: bytes) -> Answer:
-        if not self._left and not urb.pipe.inward:
-            return self._begin(data)
-        if not self._left:
-            return self._status
-        self._left -= min(self._left, urb.length)
-        if not urb.pipe.inward or not isinstance(self._data, bytes):
-            return self._data if not isinstance(self._data, bytes) else b""
-        part, self._data = self._data[: urb.length], self._data[urb.length :]
-        return part
-
-    def _begin(self, data: bytes) -> Answer:
-        command = Command.parse(data)
-        if command is None:
-            return Status.stall
-        self.commands.append(command.words)
-        said = self._read(command)[: command.size] if command.inward else b""
-        residue = command.size - len(said) if command.inward else 0
-        status = Outcome(command.tag, residue, bulk_only.PASSED).emit()
-        self._left = command.size
-        self._data, self._status = self.lie(command.words, said, status)
-        return b""
-
-    def _read(self, command: Command) -> bytes:
-        op = command.words[0]
-        if op in (0x28, 0x88):
-            return self.letter * command.size
-        return {
-            0x03: b"\x70\0\x05".ljust(18, b"\0"), 0x12: bytes(36), 0x1A: bytes(4), 0x25: self.capacity,
-            0x9E: self.capacity16,
-        }.get(op, b"")  # fmt: skip
-
-
-def read_from(words: bytes) -> int | None:
-    """The first block of a command, if it reads."""
-    return int.from_bytes(words[2:6], "big") if words[0] == 0x28 else None
+    def close(self) -> None:
+        self.socket.close()
 
 
 class UsbMachine:
@@ -199,16 +112,23 @@ class UsbMachine:
         self.root = held.enter_context(MountedDomain(0, self.point))
 
     @contextmanager
-    def back(self, ports: int = PORTS, program: Sequence[str] = ("-m", "xenusb.front")) -> Iterator[UsbBack]:
-        """A guest with a usbfront, and its backend, which has not offered anything."""
+    def back(self, ports: int = PORTS, *, hasty: float = 0) -> Iterator[UsbBack]:
+        """A guest with a usbfront, perhaps a hasty one, and its backend, which has not offered anything."""
         domid = self.root.call(CreateDomain(frames=2048)).domid
         wanted = kinds.parse("vusb", f"ports={ports}", domid, 0, int)
         spec.add(self.root.store, wanted)
         log = self.folder / f"log-{domid}"
-        with log.open("ab") as said:
+        program = ("-c", HASTY, str(hasty)) if hasty else ("-m", "xenusb.front")
+        with log.open("wb") as said:
             front = subprocess.Popen(
                 [sys.executable, *program, "0"],
-                env={**os.environ, "XEN": self.point, "XEN_DOMID": str(domid), "TMPDIR": str(self.folder)},
+                env={
+                    **os.environ,
+                    "XEN": self.point,
+                    "XEN_DOMID": str(domid),
+                    "TMPDIR": str(self.folder),
+                    PARENT: str(os.getpid()),
+                },
                 stderr=said,
                 stdin=subprocess.DEVNULL,
             )
@@ -217,10 +137,10 @@ class UsbMachine:
                 made = UsbBack(self, domid, front, log)
                 try:
                     yield made
+                    assert front.poll() is None, f"usbfront must not end: {log.read_text()}"
                 finally:
                     made.close()
-                assert front.poll() is None, f"usbfront must not end: {log.read_text()}"
-                spec.remove(self.root.store, wanted.device)
+                    spec.remove(self.root.store, wanted.device)
                 until(lambda: front.poll() is not None, SECONDS)
                 assert front.returncode in (0, 1), "1 is for a device that went with a complaint"
             finally:
@@ -296,30 +216,33 @@ class UsbBack:
     def connect(self, devices: Mapping[int, Gizmo] | None = None) -> UsbBack:
         """Offer, map, be Connected, and have something in the ports."""
         self.until_state(S.Initialising)
-        self.say()
-        self.set_state(S.Connected)
-        for port, device in (self.devices if devices is None else devices).items():
-            self.plug(port, device)
-        return self
+        self.devices.update(devices or {})
+        return self.come_back()
 
-    def let_go(self) -> None:
+    def let_go(self, *states: S) -> UsbBack:
         """Close, from one moment to the next."""
         self.held.close()
         self.held = ExitStack()
         self._addresses, self.left = {}, {}
-        self.set_state(S.Closed)
+        for state in (*states, S.Closed):
+            self.set_state(state)
         self.until_state(S.Closed, S.Initialising)
+        return self
 
-    def again(self) -> UsbBack:
-        """Come back honestly, with what was in the ports."""
-        self.let_go()
-        self.lie, self.deaf = (lambda _urb, answer: [answer]), False
-        self.set_state(S.InitWait)
-        self.until_state(S.Connected)
+    def come_back(self) -> UsbBack:
+        """Another backend, with what was in the ports."""
         self.say()
         self.set_state(S.Connected)
         for port, device in self.devices.items():
             self.plug(port, device)
+        return self
+
+    def again(self) -> UsbBack:
+        """Come back honestly; the first device goes on."""
+        self.let_go()
+        self.lie, self.deaf = (lambda _urb, answer: [answer]), False
+        self.come_back()
+        self.alive()
         return self
 
     def until_stopped(self, words: str) -> None:
@@ -402,7 +325,7 @@ class UsbBack:
             return self.lie(urb, (urb.id, 0, int(said), 0, 0))
         if urb.pipe.inward:
             self.put(urb, said)
-        return self.lie(urb, (urb.id, 0, 0, len(said) if urb.pipe.inward else urb.length, 0))
+        return self.lie(urb, (urb.id, 0, 0, len(said), 0))
 
     def _unlinked(self, urb: Urb) -> Sequence[Entry]:
         if self.deaf:
@@ -425,7 +348,7 @@ class UsbBack:
         if setup.is_standard(Ask.set_address):
             self._addresses[port] = setup.value
             return b""
-        return device.control(setup, b"" if urb.pipe.inward else self.got(urb))
+        return device.control(setup)
 
     def _parts(self, segments: Iterable[tuple[int, int, int]]) -> Iterator[memoryview]:
         for ref, offset, length in segments:
@@ -477,6 +400,15 @@ class UsbBack:
         """Serve until the guest says what is in a port."""
         self.serve_until(lambda: self.key(f"port/{port}").startswith(words))
 
+    def until_said(self, port: int) -> str:
+        """Serve until it says anything at all; what that is."""
+        self.serve_until(lambda: bool(self.key(f"port/{port}")))
+        return self.key(f"port/{port}")
+
+    def until_logged(self, words: str) -> None:
+        """Serve until usbfront has said something."""
+        self.serve_until(lambda: words in self.log(), 60)
+
     def until_gone(self, port: int) -> None:
         """Serve until it says that there is nothing."""
         self.serve_until(lambda: not self.key(f"port/{port}"))
@@ -515,24 +447,58 @@ class UsbBack:
 
     def open(self, product: int = 1) -> Handle:
         """A device, as a program has it open."""
-        place = next(place for place in self.places() if place.exported.product == product)
-        handle = self.call(place.open)
+        handle = next(place for place in self.places() if place.exported.product == product).open()
         self._clients.callback(handle.close)
         return handle
 
-    def alive(self, handle: Handle | None = None) -> None:
-        """The first device says who it is."""
-        own = self.open() if handle is None else handle
-        assert self.call(own.device).product == 1
-        if handle is None:
-            own.close()
+    def says(self, handle: Handle) -> int:
+        """Which product it says that it is, now."""
+        return self.call(handle.device).product
+
+    def alive(self) -> None:
+        """Serve until the first device says who it is, to somebody who has just come."""
+        self.serve_until(self._alive)
+
+    def _alive(self) -> bool:
+        try:
+            handle = self.open()
+        except (OSError, StopIteration):
+            return False
+        try:
+            return self.says(handle) == 1
+        except OSError:
+            return False  # it is not back yet
+        finally:
+            handle.close()
 
     def socket(self) -> socket.socket:
         """A connection to usbfront that has said nothing."""
         connection = self._clients.enter_context(socket.socket(socket.AF_UNIX))
-        connection.settimeout(SECONDS)
         connection.connect(self.key("xenfs-usb"))
+        connection.settimeout(SECONDS)
         return connection
+
+    def raw(self, port: int = 1, *, answers: bool = True) -> Raw:
+        """A connection that has imported what is in a port; without answers, one that has only asked for it."""
+        connection = self.socket()
+        if answers:
+            take(connection, f"1-{port}")
+        else:
+            connection.sendall(IMPORT + usbip.BUS_ID.pack(f"1-{port}".encode()))
+        return Raw(self, connection)
+
+    def stop(self) -> None:
+        """kill -STOP, and until it has stopped."""
+        self.front.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.front.pid, os.WSTOPPED)
+
+    def go_on(self) -> None:
+        self.front.send_signal(signal.SIGCONT)
+
+    def memory(self) -> int:
+        """Bytes that usbfront has."""
+        pages = int(Path(f"/proc/{self.front.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
     def start(self, code: str, file: str, *words: str) -> subprocess.Popen[str]:
         """A program that uses a disk's file."""

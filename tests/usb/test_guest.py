@@ -460,3 +460,29 @@ def test_after_usbfront_is_killed_the_devices_are_there_again(tmp_path_factory: 
             until(lambda: {place.exported.product for place in bay.places(domid)} == {LOOPBACK, STICK}, SECONDS)
     finally:
         bay.close()
+
+
+def test_what_is_asked_behind_a_large_transfer_does_not_overtake_it(bay: Bay, domid: int) -> None:
+    with bay.opened(domid, LOOPBACK) as handle:
+        handle.control(Setup(1, 11, 1, 0))
+        results: list[bytes] = []
+
+        def ask(size: int) -> threading.Thread:
+            thread = threading.Thread(
+                target=lambda: results.append(handle.transfer(IN | 1, size=size, seconds=30).data)
+            )
+            thread.start()
+            return thread
+
+        reader = ask(100_000)
+        until(lambda: bay.in_flight(domid) == 1, SECONDS)
+        second = ask(10)
+        writers = [
+            threading.Thread(target=handle.transfer, args=(OUT | 1, data)) for data in (b"a" * 100_000, b"b" * 10)
+        ]
+        writers[0].start()
+        until(lambda: bay.usb_stats(domid)[0].bytes_out > 0, SECONDS)
+        writers[1].start()
+        for thread in (*writers, reader, second):
+            thread.join(30)
+        assert results == [b"a" * 100_000, b"b" * 10]
