@@ -13,7 +13,7 @@ SCRIPT = """
 cd "$TMPDIR"; truncate -s 8M image; dd if=/dev/urandom of=data bs=64k count=4 status=none
 echo 'name="mine"' > mine.cfg; echo 'memory=8' >> mine.cfg; echo "disk=['$TMPDIR/image,raw,xvda,rw']" >> mine.cfg
 x mount && x devd && x create -q mine.cfg
-file=$(x store read /local/domain/1/device/vbd/51712/xenfs-file)
+until file=$(x store read /local/domain/1/device/vbd/51712/xenfs-file 2>&-); do :; done
 stat -c %s "$file"
 dd if=data of="$file" bs=4000 seek=3 conv=notrunc,fsync status=none
 cmp -n 262144 -i 0:12000 data image && cmp "$file" image && echo same

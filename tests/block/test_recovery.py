@@ -23,7 +23,7 @@ from tests.toolstack.test_tree import golden, whole
 from xenfs.abi.xenbus import XenbusState as S
 from xenfs.xenbus import Device
 
-FIO_SECONDS = int(os.environ.get("XENFS_FIO_SECONDS", "12"))
+FIO_SECONDS = int(os.environ.get("XENFS_FIO_SECONDS", "6"))
 """XENFS_FIO_SECONDS=180 for minutes of it."""
 pytestmark = pytest.mark.timeout(120 + 4 * FIO_SECONDS)
 MiB = 1 << 20

@@ -19,7 +19,7 @@ from xenfs.abi.xenbus import XenbusState as S
 from xenfs.testing.peers import Flipper, MockFront
 from xenfs.xenbus.grants import MOST, MOST_TABLES
 
-CYCLES = int(os.environ.get("XENFS_CYCLES", "7"))
+CYCLES = int(os.environ.get("XENFS_CYCLES", "4"))
 """XENFS_CYCLES=10000 for what XSA-350 wants; the backend takes its time, up to 5 s, for who comes again and again."""
 pytestmark = pytest.mark.timeout(90 + 6 * CYCLES)
 
