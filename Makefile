@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench pictures clean
 
 PYTHON ?= python3
 VENV   := .venv
@@ -34,6 +34,9 @@ check: $(READY) ## ruff, mypy --strict, import directions
 
 bench: $(READY) ## figures, as ratios within one run
 	$(BIN)/python -m tests.bench
+
+pictures: $(READY) ## the README's pictures of the monitor
+	$(BIN)/python -m xentop.picture .pictures
 
 clean: ## remove the virtual environment and everything made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

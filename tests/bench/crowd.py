@@ -21,6 +21,8 @@ from xenfs.testing.mount import Mount
 from xenfs.xenbus import Device
 
 FRAMES = 1 << 17
+POSTED = 256
+"""Pages that each frontend has granted for packets to come: as many as a ring takes."""
 _TICK, _CALLS = 0.1, 20
 _SLOTS = 256
 _BACK = MappingProxyType(
@@ -39,9 +41,9 @@ _FRONT = MappingProxyType(
 
 
 class Crowd:
-    """The machine; `posted`: the pages that each frontend has granted for packets to come."""
+    """The machine."""
 
-    def __init__(self, folder: Path, count: int = 100, posted: int = 0) -> None:
+    def __init__(self, folder: Path, count: int = 100, posted: int = POSTED) -> None:
         self.held = ExitStack()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))

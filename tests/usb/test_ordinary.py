@@ -29,5 +29,8 @@ def test_an_ordinary_user_has_everything_but_the_block_device(reachable: Lab) ->
     done = as_nobody(reachable, SCRIPT)
     *lines, last, left = done.stdout.splitlines()
     assert lines[:3] == ["same", "a file only", "not on the network"], done.stderr
-    assert sorted(line.partition("ID ")[2] for line in lines[3:]) == ["1209:5854 xenfs USB stick", "1209:5857 xenfs Loopback"]
+    assert sorted(line.partition("ID ")[2] for line in lines[3:]) == [
+        "1209:5854 xenfs USB stick",
+        "1209:5857 xenfs Loopback",
+    ]
     assert (last, left) == ("0", "0")

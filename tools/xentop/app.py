@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 import threading
 import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.css.query import NoMatches
+from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static, Tab, Tabs
 from xl import rings
 
-from xenfs.domain import Refused
+from xenfs.commands.failure import INTERRUPTED, tell
+from xenfs.commands.place import GONE
 from xentop import draw, feed, frames, text
 from xentop.feed import Feed
-from xentop.look import Look, Sample, waits
-from xentop.panes import PANES, Row
+from xentop.look import Look, Sample
+from xentop.panes import PANES, Pane, Row, cells
 from xentop.panes import rows as rows_of
 from xentop.sheet import Sheet
 
 NAMES = (*PANES, text.TRACE)
 _SILENT_SECONDS = 3.0
+_DELAYS = 0.05, 3600.0
+"""Seconds: the shortest and the longest time between two looks."""
+_TITLES = MappingProxyType({
+    "domains": "domain", "devices": "device", "rings": "ring", "pages": "frame", "events": "channel", "store": "node",
+    "trace": "call",
+})  # fmt: skip
+_SAME: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"domains": ("domid", "name"), "devices": ("device",), "events": ("domid", "port"), "store": ("path",)}
+)
+"""By which of its values a row is found again in a later look."""
 HELP = """\
 1 … 7, Tab, Shift+Tab   another pane: domains, devices, rings, pages, events, store, trace
 j k, arrows, PgUp PgDn  another line;  g G  the first, the last;  h l  aside: in the map, another frame
@@ -38,6 +57,19 @@ Esc                     back;  ?  this;  q  end
 
 Nothing that is watched is disturbed: the monitor reads files of the mounted tree, and never those in foreign/.\
 """
+
+
+_of_change = lru_cache(4096)(feed.of_change)  # the same changes are shown again and again
+
+
+@dataclass(eq=False)
+class _Wanted:
+    """The thing about which more is shown; its bytes, None when they are not to be had, as far as they are read."""
+
+    pane: str
+    row: Row
+    read: bool = False
+    content: bytes | None = None
 
 
 class Detail(ModalScreen[None]):
@@ -54,7 +86,7 @@ class Detail(ModalScreen[None]):
     def __init__(self, title: str, lines: list[str]) -> None:
         """Show lines."""
         super().__init__()
-        self._title, self.said = title, lines
+        self._title, self.said = title, list(map(draw.plain, lines))
 
     def compose(self) -> ComposeResult:
         """See Screen."""
@@ -64,8 +96,9 @@ class Detail(ModalScreen[None]):
 
     def renew(self, lines: list[str]) -> None:
         """Say it as it is now."""
-        self.said = lines
-        self.query_one("#said", Static).update(Text("\n".join(lines)))
+        self.said = list(map(draw.plain, lines))
+        with suppress(NoMatches):  # it is not there yet, or not any more
+            self.query_one("#said", Static).update(Text("\n".join(self.said)))
 
     def action_scroll(self, by: int) -> None:
         """Scroll."""
@@ -78,6 +111,14 @@ class Detail(ModalScreen[None]):
 
 class Monitor(App[None]):
     """The application."""
+
+    class Looked(Message):
+        """The thread that looks has done so, or cannot any more."""
+
+        def __init__(self, sample: Sample | None, error: Exception | None = None) -> None:
+            """What it saw; None for nothing new but the bytes of what is open."""
+            super().__init__()
+            self.sample, self.error = sample, error
 
     TITLE = "xenfs top"
     ENABLE_COMMAND_PALETTE = False
@@ -93,6 +134,7 @@ class Monitor(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "end"),
+        Binding("ctrl+c", "interrupt", show=False, priority=True),
         Binding("question_mark", "help", "keys", key_display="?"),
         Binding("tab", "pane(1)", "next pane", priority=True),
         Binding("shift+tab", "pane(-1)", show=False, priority=True),
@@ -107,15 +149,16 @@ class Monitor(App[None]):
         Binding("enter", "open", "more"),
         Binding("s", "sort", "sort"),
         Binding("space", "pause", "hold"),
-        Binding("slash", "ask('/')", "filter", key_display="/"),
-        Binding("colon", "ask(':')", "command", key_display=":"),
+        Binding("slash", "ask('/')", "filter", key_display="/", priority=True),
+        Binding("colon", "ask(':')", "command", key_display=":", priority=True),
         Binding("escape", "leave", show=False),
         *(Binding(str(place), f"show('{name}')", show=False) for place, name in enumerate(NAMES, 1)),
     ]
 
     def __init__(self, point: str, delay: float = 0.5, pane: str = "domains", look: Look | None = None) -> None:
         """Watch the machine at `point`."""
-        super().__init__()
+        # without colours: in those of the terminal, for only then Textual leaves all of them out
+        super().__init__(ansi_color=True if os.environ.get("NO_COLOR") else None)
         self.point, self.delay, self.pane = point, delay, pane
         self.look = look
         self.now: Sample | None = None
@@ -124,14 +167,20 @@ class Monitor(App[None]):
         self.sorted: dict[str, str] = {}
         self.paused = False
         self.problem = ""
-        self.began = self.answered = time.monotonic()
+        self.began = time.monotonic()
+        self.asked: float | None = None
+        """Since when the machine has been asked something, while it is."""
+        self.found: list[Row] = []
         self.rows: list[Row] = []
+        """Those of `found` that are shown."""
         self.map: list[frames.Line] = []
         self.feed: Feed | None = None
-        self._asking = ""
-        self._detail: tuple[str, Row] | None = None
-        self._kick = threading.Event()
+        self._asking = self._told = ""
+        self._wanted: _Wanted | None = None
+        self._once = False
+        self._kick, self._taken = threading.Event(), threading.Event()
         self._over = False
+        self.thread = threading.Thread(target=self._watch_machine, name="xentop", daemon=True)
 
     def compose(self) -> ComposeResult:
         """See App."""
@@ -150,31 +199,63 @@ class Monitor(App[None]):
         self.query_one("#keys", Static).update(
             Text(" ? keys  Tab pane  Enter more  / filter  s sort  Space hold  : command  q end")
         )
-        self.watch_machine()
+        self.thread.start()
         self.set_interval(1.0, self.tell)
 
-    # Looking, in a thread of its own: a daemon that does not answer holds that up, and not the screen.
+    # Looking, in a thread of its own: a daemon that does not answer holds that up, and neither the screen nor the end.
 
-    @work(thread=True, exclusive=True)
-    def watch_machine(self) -> None:
-        """Look, again and again."""
+    def _watch_machine(self) -> None:
+        """Look, again and again, until it is over; what fails is told, and then there is nothing to look at."""
+        self.asked = time.monotonic()
+        look = self.look
         try:
-            look = self.look or Look(self.point)
-        except (Refused, OSError) as error:
-            self.call_from_thread(self.fail, error)
-            return
-        self.look = look
-        while not self._over:
-            began = time.monotonic()
-            try:
-                sample = None if self.paused else self._sample(look)
-            except (Refused, OSError) as error:
-                self.call_from_thread(self.fail, error)
-                return
-            if sample is not None and not self._over:
-                self.call_from_thread(self.take, sample)
-            self._kick.wait(max(0.01, self.delay - (time.monotonic() - began)))
-            self._kick.clear()
+            look = look or Look(self.point)
+            while not self._over:
+                self._kick.clear()
+                began = self.asked = time.monotonic()
+                self._turn(look)
+                self._kick.wait(max(0.01, self.delay - (time.monotonic() - began)))
+        except Exception as error:
+            self.asked = None
+            self._say(None, error)
+        finally:
+            if look is not None:
+                look.close()
+            if self.feed is not None:
+                with suppress(OSError):
+                    self.feed.close()
+
+    def _turn(self, look: Look) -> None:
+        """Look, when it is time; and at the bytes of what is open, once while all is held."""
+        once, self._once = self._once, False
+        sample = self._sample(look) if once or not self.paused or self.now is None else None
+        wanted = self._wanted
+        fresh = sample is not None or (wanted is not None and not wanted.read)
+        if fresh and wanted is not None:
+            self._read(look, sample or self.now, wanted)
+        self.asked = None
+        if fresh:
+            self._say(sample)
+
+    def _say(self, sample: Sample | None, error: Exception | None = None) -> None:
+        """Tell the screen, and wait until it has drawn it."""
+        self._taken.clear()
+        with suppress(RuntimeError):  # there is no screen any more
+            if not self._over and self.post_message(self.Looked(sample, error)):
+                self._taken.wait()
+
+    @staticmethod
+    def _read(look: Look, sample: Sample | None, wanted: _Wanted) -> None:
+        row, content = wanted.row, None
+        if wanted.pane == "rings":
+            content = look.page(row["domid"], row["name"])
+        elif wanted.pane == "pages" and sample is not None:
+            runs = (run for run in sample.runs if run.first <= row["frame"] < run.first + run.count)
+            owner = next((run.domid for run in runs), None)
+            if owner is not None:
+                with suppress(OSError):
+                    content = look.frame(owner, row["frame"])
+        wanted.content, wanted.read = content, True
 
     def _sample(self, look: Look) -> Sample:
         if self.pane == "trace":
@@ -186,68 +267,96 @@ class Monitor(App[None]):
             self.feed = None
         return look.sample(*(PANES[self.pane].wants if self.pane in PANES else ()))
 
-    def take(self, sample: Sample) -> None:
-        """There is a new look."""
-        self.before, self.now = self.now, sample
-        self.answered = time.monotonic()
-        self.draw()
+    def on_monitor_looked(self, message: Looked) -> None:
+        """There is a new look, or the bytes of what is open, or nothing more to come."""
+        try:
+            if isinstance(message.error, OSError):
+                self.fail(message.error)
+            elif message.error is not None:
+                raise message.error
+            elif not self._over:
+                if message.sample is not None:
+                    self.before, self.now = self.now, message.sample
+                self.draw()
+        finally:
+            self._taken.set()
 
     def fail(self, error: OSError) -> None:
         """There is nothing more to look at."""
-        self.problem = f"the hypervisor is gone: {error.strerror or error}"
+        gone = error.errno in GONE
+        self.problem = "the hypervisor is gone" if gone else f"no look at it: {error.strerror or error}"
         self.tell()
+        self.draw()
 
     # Showing.
 
     def tell(self) -> None:
         """The line at the top."""
-        parts = [" xenfs top ", text.summary(self.now) if self.now is not None else f"looking at {self.point} …"]
-        silent = time.monotonic() - self.answered
+        if not self.is_running:
+            return
+        parts = [" xenfs top "]
+        silent = time.monotonic() - self.asked if self.asked is not None else 0.0
         if self.problem:
-            parts.append(f" !! {self.problem} ")
-        elif silent > _SILENT_SECONDS and not self.paused:
-            parts.append(f" !! no answer for {silent:.0f} s ")
+            parts.append(f"!! {self.problem} ")
+        elif silent > _SILENT_SECONDS:
+            parts.append(f"!! no answer for {silent:.0f} s ")
         if self.paused:
-            parts.append(" || held ")
+            parts.append("|| held ")
         if self.filter:
-            parts.append(f" / {self.filter} ")
-        self.query_one("#summary", Static).update(Text(" ".join(parts), style="reverse" if self.problem else ""))
+            parts.append(f"/ {self.filter} ")
+        parts.append(text.summary(self.now) if self.now is not None else f"looking at {self.point} …")
+        if (said := " ".join(parts)) != self._told:  # each time everything is laid out anew
+            self._told = said
+            self.query_one("#summary", Static).update(Text(said, style="reverse" if self.problem else ""))
 
     def draw(self) -> None:
         """The pane, as of the last look."""
         self.tell()
-        now, sheet = self.now, self.query_one(Sheet)
-        if now is None:
+        if self.now is None or not self.is_running:
             return
+        now, sheet = self.now, self.query_one(Sheet)
         sheet.follows = self.pane == "trace"
         if self.pane == "trace":
             calls = list(self.feed.events) if self.feed is not None else []
-            found = feed.shown(calls, [feed.of_change(change) for change in now.changes], self.filter)
+            found = feed.shown(calls, list(map(_of_change, now.changes)), self.filter)
             self.rows = [{"text": event.text, "said": event.said} for event in found]
             sheet.show(*draw.of_events(found))
         elif self.pane == "pages":
-            domid = int(self.filter) if self.filter.isdigit() else None
+            domid = int(self.filter) if self.filter.isdecimal() else None
             before = self.before if self.before is not None and self.before.runs else None
             self.map = list(frames.lines(now, before, domid))
             sheet.show(*draw.of_frames(self.map), columns=range(draw.MAP, draw.MAP + frames.WIDTH))
         else:
             self._draw_table(now, sheet)
-        if self._detail is not None and isinstance(self.screen, Detail):
-            self.screen.renew(self.describe(*self._detail))
+        if self._wanted is not None and isinstance(self.screen, Detail):
+            self.screen.renew(self.describe(self._wanted))
 
     def _draw_table(self, now: Sample, sheet: Sheet) -> None:
         pane = PANES[self.pane]
-        found = rows_of(pane, now, self.before, time.monotonic() - self.began)
-        if self.filter.isdigit() and self.pane != "store":
-            wanted = int(self.filter)
-            found = [
-                row for row in found if wanted in (row.get("domid"), row.get("backend_domid"), row.get("remote_domid"))
-            ]
-        elif self.filter:
-            found = [row for row in found if self.filter in " ".join(map(str, row.values()))]
-        self.rows = draw.sort(found, self.sorted.get(self.pane, pane.sorts[0] if pane.sorts else ""))
-        head, lines = draw.table(pane, self.rows, self.size.width)
+        self.found = rows_of(pane, now, self.before, time.monotonic() - self.began)
+        key = self.sorted.get(self.pane, pane.sorts[0] if pane.sorts else "")
+        self.rows = draw.sort(self._filtered(pane, self.found), key)
+        head, lines = draw.table(pane, self.rows, self.size.width, key)
         sheet.show(head, lines or [Text("nothing here", style="dim")])
+
+    def _filtered(self, pane: Pane, found: list[Row]) -> list[Row]:
+        """What the filter lets through; of the store's tree also what is above that."""
+        if not self.filter:
+            return found
+        if pane.name == "store":
+            kept = [row["path"] for row in found if self._lets(pane, row)]
+            above = {path[:at] for path in kept for at in range(len(path)) if path[at] == "/"}
+            return [row for row in found if row["path"] in above.union(kept)]
+        return [row for row in found if self._lets(pane, row)]
+
+    def _lets(self, pane: Pane, row: Row) -> bool:
+        if not self.filter.isdecimal():
+            return self.filter in " ".join(cells(pane, row))
+        if pane.name == "store":
+            words = row["path"].split("/")
+            homes = words[3:4] + (words[6:7] if words[4:5] == ["backend"] else [])
+            return words[1:3] == ["local", "domain"] and str(int(self.filter)) in homes
+        return int(self.filter) in (row.get("domid"), row.get("backend_domid"), row.get("remote_domid"))
 
     # More about one thing.
 
@@ -255,53 +364,51 @@ class Monitor(App[None]):
         """A line is wanted."""
         row: Row
         if self.pane == "pages":
-            if not self.map or self.map[message.index].same:
+            if message.index >= len(self.map) or self.map[message.index].same:
                 return
             row = {"frame": self.map[message.index].first + message.column - draw.MAP}
         elif message.index < len(self.rows):
             row = self.rows[message.index]
         else:
             return
-        self._detail = self.pane, row
-        title = {"rings": "ring", "pages": "frame", "devices": "device"}.get(self.pane, self.pane)
-        self.push_screen(Detail(title, self.describe(self.pane, row)), lambda _: setattr(self, "_detail", None))
+        self._wanted = _Wanted(self.pane, row)
+        self._kick.set()
+        self.push_screen(
+            Detail(_TITLES[self.pane], self.describe(self._wanted)), lambda _: setattr(self, "_wanted", None)
+        )
 
-    def describe(self, pane: str, row: Row) -> list[str]:
+    def describe(self, wanted: _Wanted) -> list[str]:
         """In lines."""
-        now, look = self.now, self.look
-        if now is None or look is None:
+        now, pane, row = self.now, wanted.pane, wanted.row
+        if now is None:
             return []
-        if pane == "rings":
-            page = look.page(row["domid"], row["name"])
-            return list(rings.words(row["name"], page)) if page else [f"{row['name']} is not there any more"]
-        if pane == "pages":
-            return self._frame(now, look, row["frame"])
-        if pane == "devices":
-            for one in now.devices:
-                if str(one.device) == row["device"]:
-                    front, back = waits(one)
-                    lines = [
-                        f"{one.device}",
-                        f"frontend  {one.device.frontend_path}: {row['front']}, {row['front_since']}",
-                        f"  it is to {front}",
-                        f"backend   {one.device.backend_path}: {row['back']}, {row['back_since']}",
-                        f"  it is to {back}",
-                        "",
-                    ]
-                    return lines + ([str(finding) for finding in one.findings] or ["nothing is wrong with it"])
-            return [f"{row['device']} is not there any more"]
-        return [f"{name:<16} {value}" for name, value in row.items()]
+        if pane in ("rings", "pages"):
+            if not wanted.read:
+                return [self.problem or "looking …"]
+            if pane == "pages":
+                return list(frames.about(now, row["frame"], wanted.content))
+            content = wanted.content
+            return list(rings.words(row["name"], content)) if content else [f"{row['name']} is not there any more"]
+        if pane in _SAME:
+            same = _SAME[pane]
+            found = (one for one in self.found if all(one[key] == row[key] for key in same))
+            if (newer := next(found, None)) is None:
+                return [" ".join(str(row[key]) for key in same) + " is not there any more"]
+            row = newer
+        return self._device(now, row) if pane == "devices" else [f"{name:<16} {value}" for name, value in row.items()]
 
     @staticmethod
-    def _frame(now: Sample, look: Look, number: int) -> list[str]:
-        owner = next((run.domid for run in now.runs if run.first <= number < run.first + run.count), None)
-        content = None
-        if owner is not None:
-            try:
-                content = look.frame(owner, number)
-            except OSError:
-                content = None
-        return list(frames.about(now, number, content))
+    def _device(now: Sample, row: Row) -> list[str]:
+        device = next(one.device for one in now.devices if str(one.device) == row["device"])
+        lines = [
+            row["device"],
+            f"frontend  {device.frontend_path}: {row['front']}, {row['front_since']}",
+            f"  it is to {row['front_waits']}",
+            f"backend   {device.backend_path}: {row['back']}, {row['back_since']}",
+            f"  it is to {row['back_waits']}",
+            "",
+        ]
+        return lines + (row["findings"] or ["nothing is wrong with it"])
 
     # Keys.
 
@@ -327,7 +434,9 @@ class Monitor(App[None]):
         self.sheet.open()
 
     def action_pane(self, by: int) -> None:
-        """The next pane."""
+        """The next pane; not behind what is open."""
+        if isinstance(self.screen, Detail):
+            return
         self.action_show(NAMES[(NAMES.index(self.pane) + by) % len(NAMES)])
 
     def action_show(self, name: str) -> None:
@@ -341,6 +450,7 @@ class Monitor(App[None]):
             self.before = None
             self.sheet.cursor = 0
             self.sheet.scroll_home(animate=False)
+            self._once = True
             self._kick.set()
             self.draw()
 
@@ -356,7 +466,6 @@ class Monitor(App[None]):
     def action_pause(self) -> None:
         """Hold still, or go on."""
         self.paused = not self.paused
-        self.answered = time.monotonic()
         self._kick.set()
         self.tell()
 
@@ -371,7 +480,12 @@ class Monitor(App[None]):
         words.value = self.filter if mark == "/" else ""
         words.placeholder = "filter" if mark == "/" else "pane, domain N, sort COLUMN, delay SECONDS, quit"
         words.add_class("open")
-        words.focus()
+        self.screen.set_focus(words)  # at once, for the next key may be there already
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """See App: both marks are characters like others where words are typed, and nothing behind what is open."""
+        del parameters
+        return action != "ask" or not (self._asking or isinstance(self.screen, Detail))
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
         """They are typed."""
@@ -393,16 +507,24 @@ class Monitor(App[None]):
         match said.split():
             case ["q" | "quit"]:
                 self.exit()
-            case ["domain", number] if number.isdigit():
+            case ["domain", number] if number.isdecimal():
                 self.filter = number
-            case ["sort", key] if self.pane in PANES and key in PANES[self.pane].sorts:
+            case ["sort", name] if key := self._sort_key(name):
                 self.sorted[self.pane] = key
-            case ["delay", seconds] if seconds.replace(".", "", 1).isdigit() and float(seconds) >= 0.05:
-                self.delay = float(seconds)
+            case ["delay", seconds] if (delay := _seconds(seconds)) is not None:
+                self.delay = delay
+                self._kick.set()
             case [name] if any(pane.startswith(name) for pane in NAMES):
                 self.action_show(next(pane for pane in NAMES if pane.startswith(name)))
             case _:
-                self.notify(f"{said}: a pane's name, domain N, sort COLUMN, delay SECONDS, or quit", severity="warning")
+                said = f"{said}: a pane's name, domain N, sort COLUMN, delay SECONDS, or quit"
+                self.notify(said, severity="warning", markup=False)
+
+    def _sort_key(self, name: str) -> str:
+        """What to sort by, by its own name or the head of its column; "" when there is no such."""
+        pane = PANES.get(self.pane)
+        names = {name, *(column.key for column in pane.columns if column.head == name)} if pane else set()
+        return next((key for key in pane.sorts if key in names), "") if pane else ""
 
     def action_leave(self) -> None:
         """Close what is open, then take the filter away."""
@@ -412,15 +534,35 @@ class Monitor(App[None]):
             self.filter = ""
             self.draw()
 
+    def action_interrupt(self) -> None:
+        """Ctrl-C."""
+        self.exit(return_code=INTERRUPTED)
+
+    def on_resize(self) -> None:
+        """Fit it in."""
+        if self.now is not None:
+            self.draw()
+
     def on_unmount(self) -> None:
         """Look no more."""
         self._over = True
         self._kick.set()
+        self._taken.set()
+
+
+def _seconds(said: str) -> float | None:
+    """A time between two looks, None for what is none."""
+    value = float(said) if re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", said, re.ASCII) else 0.0
+    return value if _DELAYS[0] <= value <= _DELAYS[1] else None
 
 
 def watch(point: str, delay: float, pane: str) -> None:
     """Be the monitor until it is ended."""
     app = Monitor(point, delay, pane)
     app.run()
+    if app.problem:
+        tell("top", f"{point}: {app.problem}")
+    sys.stdout.flush()
+    sys.stderr.flush()
     # the thread that looks may wait for a daemon that never answers, and is not waited for
-    os._exit(1 if app.problem else 0)
+    os._exit(app.return_code or (1 if app.problem else 0))

@@ -75,11 +75,19 @@ def _events(feed: Feed, now: Sample, since: float) -> list[Event]:
     return [event for event in shown(list(feed.events), changes, "") if event.time > since]
 
 
+def _has_screen() -> bool:
+    """Whether there is something to draw on, which Textual does on stderr, and keys come from."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
 @command("top")
 def top(
     batch: Annotated[bool, typer.Option("-b", "--batch", help="Lines for a pipe, without escapes.")] = False,
     count: Annotated[int, typer.Option("-i", "--iterations", min=0, help="So many times; 0 is until Ctrl-C.")] = 0,
-    delay: Annotated[float, typer.Option("-d", "--delay", min=0.05, help="Seconds between two looks.")] = 1.0,
+    delay: Annotated[
+        float | None,
+        typer.Option("-d", "--delay", min=0.05, max=3600, help="Seconds between two looks: 1, on the screen 0.5."),
+    ] = None,
     once: Annotated[bool, typer.Option("--once", help="One look, and its rates, and that is all.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look.")] = False,
     panes: Annotated[str, typer.Option("-p", "--panes", help=f"Of {', '.join(NAMES)}.")] = "",
@@ -87,9 +95,9 @@ def top(
 ) -> None:
     """Watch the machine at $XEN: domains, devices, rings, pages, event channels, the store, and the trace.
 
-    Where stdout is no terminal it prints as with -b. In the terminal: ? shows the keys, q ends it.
+    Where stdin, stdout or stderr is no terminal it prints as with -b. In the terminal: ? shows the keys, q ends it.
 
-    Exit status: 0 ended, or all printed; 1 there is no machine, or it ended, or it is not one's own.
+    Exit status: 0 ended, or all printed; 1 there is no machine, or it ended, or it is not one's own; 130 after Ctrl-C.
     """
     point = served().point
     names = _names(panes) or ["domains", "devices", "rings", "events"]
@@ -101,12 +109,12 @@ def top(
             from xentop.web import serve
 
             serve(point, web)
-        elif plain or not sys.stdout.isatty():
-            _batch(point, names, 1 if once else count, delay, as_json=as_json, once=once or count == 1)
+        elif plain or not _has_screen():
+            _batch(point, names, 1 if once else count, delay or 1.0, as_json=as_json, once=once or count == 1)
         else:
             from xentop.app import watch
 
-            watch(point, delay if delay != 1.0 else 0.5, _names(panes)[0] if panes else "domains")
+            watch(point, delay or 0.5, _names(panes)[0] if panes else "domains")
     except ImportError as error:
         raise Unable(f"{error.name} is not installed: pip install 'xenfs[top]'") from None
     except BrokenPipeError:

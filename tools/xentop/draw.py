@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import overload
 
 from rich.text import Text
 
@@ -10,9 +12,11 @@ from xentop import frames
 from xentop.feed import Event
 from xentop.frames import COLOURS, Line
 from xentop.panes import Pane, Row, cells
-from xentop.text import heads, line, widths
+from xentop.text import GAP, heads, line, widths
 
-_GOOD, _BAD, _BUSY = "green", "bold red", "yellow"
+_BAD, _BUSY = "bold red", "yellow"
+_ENOUGH = 20
+"""Characters of a long column that are to be in sight; for the others there are h and l."""
 
 
 def colour(domid: int) -> str:
@@ -30,63 +34,119 @@ def _style(pane: Pane, row: Row) -> str:
         return _BAD if row["dying"] else "" if row["state"] == "running" else _BUSY
     if pane.name == "events":
         return _BUSY if row["pending"] or row["state"] == "unbound" else ""
+    if pane.name == "store":
+        return _BUSY if row["changed"] is not None else ""
     return ""
 
 
-def table(pane: Pane, rows: Sequence[Row], width: int) -> tuple[Text, list[Text]]:
-    """Head and lines. Where the screen is narrow the columns at the right are left out, but the last is kept."""
-    written = [cells(pane, row) for row in rows]
+def plain(said: str) -> str:
+    """What a guest may have written, with nothing in it that a terminal would obey."""
+    if said.isprintable():
+        return said
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in said)
+
+
+class Lines(Sequence[Text]):
+    """Lines of which each is made when somebody looks at it, which is seldom: most are out of sight."""
+
+    def __init__(self, count: int, make: Callable[[int], Text], wide: int) -> None:
+        """So many, `wide` characters at the most."""
+        self._made: list[Text | None] = [None] * count
+        self._make, self.wide = make, wide
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, index: int) -> Text: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Text]: ...
+
+    def __getitem__(self, index: int | slice) -> Text | list[Text]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        made = self._made[index]
+        if made is None:
+            made = self._made[index] = self._make(index if index >= 0 else index + len(self))
+        return made
+
+
+def table(pane: Pane, rows: Sequence[Row], width: int, key: str = "") -> tuple[Text, Lines]:
+    """Head and lines. Where the screen is narrow the columns at the right are left out, but not that of `key`, by which
+    they are sorted, nor why a device waits."""
+    written = [list(map(plain, cells(pane, row))) for row in rows]
+    if pane.name == "store":
+        for cell, row in zip(written, rows, strict=True):
+            cell[0] = _node(row)
     wide = widths(pane, written)
-    kept = _fit(pane, wide, width - 2)
+    kept = _fit(pane, wide, width - 2, key)
     part = [wide[place] for place in kept]
     narrowed = Pane(pane.name, pane.about, tuple(pane.columns[place] for place in kept), pane.rows)
     head = Text(line(narrowed, [heads(pane)[place] for place in kept], part))
-    found = []
-    for row, cell in zip(rows, written, strict=True):
-        text = Text(line(narrowed, [cell[place] for place in kept], part), style=_style(pane, row))
-        if pane.name == "store" and row["changed"] is not None:
-            text.stylize(_BUSY)
-        found.append(text)
-    return head, found
+
+    def make(index: int) -> Text:
+        return Text(line(narrowed, [written[index][place] for place in kept], part), style=_style(pane, rows[index]))
+
+    return head, Lines(len(rows), make, sum(part) + GAP * (len(part) - 1))
 
 
-def _fit(pane: Pane, wide: Sequence[int], room: int) -> list[int]:
-    """Which columns there is room for: those that stand first, and always the last if it is one of words."""
-    places, last = list(range(len(wide))), len(wide) - 1
-    words = not pane.columns[last].right
-    while len(places) > 2 and sum(min(wide[at], 40) + 2 for at in places) > room + 2:
-        places.pop(-2 if words and places[-1] == last else -1)
+def _node(row: Row) -> str:
+    """A node in its place in the tree; * before one that has been seen to change."""
+    return f"{'*' if row['changed'] is not None else ' '} {'  ' * (row['depth'] - 1)}{plain(row['name'])}"
+
+
+def _fit(pane: Pane, wide: Sequence[int], room: int, key: str) -> list[int]:
+    """Which columns there is room for: those that stand first, and those that are always wanted."""
+    places = list(range(len(wide)))
+    wanted = {0, *(at for at, column in enumerate(pane.columns) if column.key in (key, "why"))}
+    while len(places) > len(wanted) + 1 and sum(min(wide[at], _ENOUGH) + 2 for at in places) > room + 2:
+        places.remove(next(at for at in reversed(places) if at not in wanted))
     return places
 
 
-def of_frames(found: Sequence[Line]) -> tuple[Text, list[Text]]:
+def of_frames(found: Sequence[Line]) -> tuple[Text, Lines]:
     """The map of frames."""
-    head = Text(f"{'frame':>8}   {frames.LEGEND}")
-    lines = []
-    for one in found:
-        text = Text(str(one))
-        for place, owner in enumerate(one.owners):
-            if owner is not None:
-                mark = one.marks[place]
-                text.stylize(colour(owner) if mark != frames.MOVED else "reverse bold", MAP + place, MAP + place + 1)
-        lines.append(text)
-    return head, lines
+    head = Text(f"{'frame':>6} dom {frames.LEGEND}")
+
+    def make(index: int) -> Text:
+        one = found[index]
+        text = Text(str(one) if one.same else f"{_place(one):>{MAP - 1}} {one.marks}  {one.said()}")
+        styles = [
+            "" if owner is None else colour(owner) if mark != frames.MOVED else "reverse bold"
+            for mark, owner in zip(one.marks, one.owners, strict=False)
+        ]
+        at = MAP
+        for style, alike in groupby(styles):
+            text.stylize(style, at, at := at + len(list(alike)))
+        return text
+
+    return head, Lines(len(found), make, max((one.wide for one in found), default=0))
+
+
+def _place(line: Line) -> str:
+    """Number and owner stand before the frames, for beyond them there is no room on a narrow screen."""
+    owners = sorted({owner for owner in line.owners if owner is not None})
+    place = f"{line.first} d{owners[0]}{'+' if owners[1:] else ' '}"
+    return place if len(place) < MAP else str(line.first)
 
 
 MAP = 11
 """The column at which a line's frames begin."""
 
 
-def of_events(found: Sequence[Event]) -> tuple[Text, list[Text]]:
+def of_events(found: Sequence[Event]) -> tuple[Text, Lines]:
     """The trace."""
     head = Text("time             domid  call \N{RIGHTWARDS ARROW} result, or a node of the store and its value")
-    lines = []
-    for event in found:
-        text = Text(event.text, style=_BAD if " error " in event.text else "")
+
+    def make(index: int) -> Text:
+        event = found[index]
+        text = Text(plain(event.text), style=_BAD if event.said is not None and "error" in event.said else "")
         if event.said is None:
             text.stylize("cyan")
-        lines.append(text)
-    return head, lines
+        return text
+
+    return head, Lines(len(found), make, max((len(event.text) for event in found), default=0))
 
 
 def sort(rows: list[Row], key: str) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections import deque
 from contextlib import suppress
@@ -73,18 +74,18 @@ def shown(calls: list[Event], changes: list[Event], words: str) -> list[Event]:
     wanted = sorted((*calls, *changes), key=lambda event: event.time)
     if not words:
         return wanted
-    if words.isdigit():
+    if words.isdecimal():
         return [event for event in wanted if event.domid == int(words)]
     kind, _, number = words.partition("-")
-    if number.isdigit():
-        device = DeviceFilter(words)
+    if number.isdecimal():
+        device, where = DeviceFilter(words), re.escape(kind)
+        node = re.compile(rf"/(device/{where}|backend/{where}/[0-9]+)/{number}[ /]")
         for event in calls:
             if event.said is not None:
                 device.learn(event.said)
-        paths = f"/{kind}/{number}", f"/{kind}/"
         return [
             event
             for event in wanted
-            if (device.wants(event.said) if event.said is not None else paths[0] in event.text)
+            if (device.wants(event.said) if event.said is not None else node.search(event.text))
         ]
     return [event for event in wanted if words in event.text]

@@ -15,6 +15,8 @@ from xentop.look import Sample
 from xentop.tables import Run
 
 WIDTH = 64
+_BESIDE, _WORDS = 13, 20
+"""Characters before and behind a line's frames, and in `domain 32751: 64, ` for one of its owners."""
 MOVED, FREE = "\N{RIGHTWARDS ARROW OVER LEFTWARDS ARROW}", " "
 LEGEND = f"R ring  M mapped by a peer  g granted  o held  \N{MIDDLE DOT} idle  {MOVED} changed hands"
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "bright_green", "bright_yellow",
@@ -30,6 +32,11 @@ class Line:
     owners: tuple[int | None, ...] = ()
     same: int = 0
 
+    @property
+    def wide(self) -> int:
+        """Characters, at the most."""
+        return _BESIDE + WIDTH + (1 if self.same else len(set(self.owners))) * _WORDS
+
     def said(self) -> str:
         """Who owns them."""
         counts: dict[int, int] = {}
@@ -42,20 +49,26 @@ class Line:
 
     def __str__(self) -> str:
         if self.same:
-            return f"{'':>8} \N{VERTICAL ELLIPSIS} {self.same} lines more of the same"
+            return f"{'':>8} \N{VERTICAL ELLIPSIS} {self.same} line{'s' if self.same > 1 else ''} more of the same"
         return f"{self.first:>8} \N{BOX DRAWINGS LIGHT VERTICAL} {self.marks:<{WIDTH}}  {self.said()}"
 
 
 def moved(now: Sample, before: Sample | None) -> set[int]:
     """Frames that belong to another domain than at the look before."""
-    if before is None or not before.runs:
+    if before is None or not before.runs or before.runs is now.runs:
         return set()
-    old = _spans(before)
+    old, at = _spans(before), 0
     found: set[int] = set()
     for run in now.runs:
-        for first, count, domid in old:
-            if domid != run.domid and first < run.first + run.count and run.first < first + count:
-                found.update(range(max(first, run.first), min(first + count, run.first + run.count)))
+        stop = run.first + run.count
+        while at < len(old) and old[at][0] + old[at][1] <= run.first:
+            at += 1
+        for place in range(at, len(old)):
+            first, count, domid = old[place]
+            if first >= stop:
+                break
+            if domid != run.domid:
+                found.update(range(max(first, run.first), min(first + count, stop)))
     return found
 
 
@@ -104,6 +117,12 @@ def _rows(runs: tuple[Run, ...], domid: int | None) -> Iterator[tuple[int, str, 
                 if at >= 0:
                     yield at * WIDTH, "".join(marks), tuple(whose)
                 marks, whose, at = [FREE] * WIDTH, [None] * WIDTH, line
+            if number == line * WIDTH and end - number >= WIDTH:  # the most are so
+                alike, owners, at = run.mark * WIDTH, (run.domid,) * WIDTH, -1
+                for whole in range(line, end // WIDTH):
+                    yield whole * WIDTH, alike, owners
+                number = end // WIDTH * WIDTH
+                continue
             stop = min(end, (line + 1) * WIDTH)
             count, place = stop - number, number % WIDTH
             marks[place : place + count] = [run.mark] * count

@@ -7,17 +7,20 @@ without the daemon; the store is mirrored by one watch; of everything else there
 from __future__ import annotations
 
 import os
+import struct
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from xl import findings, rings
 from xl.findings import Finding, GrantFacts, PortFacts
 from xl.kinds import device_class
-from xl.listing import cpu_seconds, processes
+from xl.listing import processes
 
-from xenfs.abi.ring import HEADER, u32
+from xenfs.abi.ring import u32
 from xenfs.abi.stats import MAGIC, Stats
 from xenfs.abi.xenbus import XenbusState
 from xenfs.commands.machine import Frames
@@ -27,15 +30,70 @@ from xenfs.xenbus import Device
 from xenfs.xenbus.end import read_state
 from xentop import tables
 from xentop.mirror import Change, Mirror
-from xentop.tables import Grant, Named, PortLine, Run
+from xentop.tables import Grants, Named, PortLine, Run
 
 _PAGE = 4096
 DAEMON = -1
 """The hypervisor itself, among those that use a processor."""
 _SLOW_SECONDS = 1.0
 """How often what costs more, processes and findings, is looked at."""
+_INDICES = struct.Struct("<4I")
+_SPARING = 25
+"""Findings are looked for again after so many times the time that they took."""
 Key = tuple[int, str]
 """Whose page, and its name."""
+T = TypeVar("T")
+
+
+class _Table(Generic[T]):
+    """A file of hypervisor/, kept open: to read it is one request, and the text is parsed only when it is another."""
+
+    def __init__(self, point: str, name: str, parse: Callable[[str], T], empty: T) -> None:
+        self._fd = os.open(f"{point}/hypervisor/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        self._parse, self._room = parse, _PAGE
+        self._said, self.found = b"", empty
+
+    def read(self) -> T:
+        """What it says now. Raises OSError."""
+        said = os.pread(self._fd, self._room, 0)
+        while len(said) >= self._room:  # the rest of the same text
+            self._room *= 4
+            said += os.pread(self._fd, self._room - len(said), len(said))
+        if said != self._said:
+            self._said, self.found = said, self._parse(said.decode())
+        return self.found
+
+    def close(self) -> None:
+        """Read no more."""
+        with suppress(OSError):
+            os.close(self._fd)
+
+
+@dataclass(slots=True)
+class _Page:
+    """A named page, open."""
+
+    named: Named
+    fd: int
+    slots: int | None
+    _said: bytes = b""
+    _stats: Stats | None = None
+
+    def read(self, size: int) -> bytes:
+        """Its first bytes; none when it is not there any more."""
+        with suppress(OSError):
+            return os.pread(self.fd, size, 0)
+        return b""
+
+    def stats(self) -> Stats | None:
+        """What it says as a page of statistics, if it is one."""
+        said = self.read(Stats.layout.size)
+        if said != self._said:
+            self._said, self._stats = said, None
+            with suppress(ValueError):
+                if int.from_bytes(said[:4], "little") == MAGIC:
+                    self._stats = Stats.parse(said)
+        return self._stats
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +138,8 @@ class Sample:
     stats: dict[Key, Stats] = field(default_factory=dict)
     devices: tuple[DeviceState, ...] = ()
     ports: tuple[PortLine, ...] = ()
-    grants: tuple[Grant, ...] = ()
+    grants: Grants = field(default_factory=Grants)
+    """As they were when findings were looked for."""
     runs: tuple[Run, ...] = ()
     watches: tuple[tuple[int, str, str], ...] = ()
     cpu: dict[int, float] = field(default_factory=dict)
@@ -90,27 +149,48 @@ class Sample:
     ages: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A device as the store has it."""
+
+    device: Device
+    front: XenbusState | None
+    back: XenbusState | None
+    front_node: str
+    back_node: str
+
+
 class _Facts:
     """Implements findings.Facts out of a sample."""
 
     def __init__(self, look: Look, sample: Sample) -> None:
-        self._look, self._sample = look, sample
+        self._look = look
+        self._domids = {domain.domid for domain in sample.frames.domains if not domain.dying}
+        self._ports: dict[int, dict[int, PortFacts]] = {}
+        for one in sample.ports:
+            facts = PortFacts(one.state, one.remote_domid, one.remote_port)
+            self._ports.setdefault(one.domid, {})[one.port] = facts
+        self._grants: dict[int, dict[int, GrantFacts]] = {}
+        known: dict[tuple[int, int], GrantFacts] = {}  # most say the same
+        for domid, ref, to, maps in sample.grants.maps():
+            if (to, maps) not in known:
+                known[to, maps] = GrantFacts(to, maps)
+            self._grants.setdefault(domid, {})[ref] = known[to, maps]
+        self._rings: dict[int, list[str]] = {}
+        for ring in sample.named:
+            self._rings.setdefault(ring.domid, []).append(ring.name)
 
     def domids(self) -> set[int]:
-        return {domain.domid for domain in self._sample.frames.domains if not domain.dying}
+        return self._domids
 
     def ports(self, domid: int) -> dict[int, PortFacts]:
-        return {
-            one.port: PortFacts(one.state, one.remote_domid, one.remote_port)
-            for one in self._sample.ports
-            if one.domid == domid
-        }
+        return self._ports.get(domid, {})
 
     def grants(self, domid: int) -> dict[int, GrantFacts]:
-        return {one.ref: GrantFacts(one.to, one.maps) for one in self._sample.grants if one.domid == domid}
+        return self._grants.get(domid, {})
 
     def rings(self, domid: int) -> list[str]:
-        return [one.name for one in self._sample.named if one.domid == domid]
+        return self._rings.get(domid, [])
 
     def ring(self, domid: int, name: str) -> bytes | None:
         return self._look.page(domid, name)
@@ -122,127 +202,152 @@ class Look:
     def __init__(self, point: str) -> None:
         """Begin. Raises Refused or OSError when there is no machine, or not one's own."""
         self.point = point
-        self._root = MountedDomain(0, point)
-        try:
+        with ExitStack() as opened:
+            self._root = opened.enter_context(MountedDomain(0, point))
+            self._frames = self._table(opened, "frames", Frames.parse, Frames((), 0, 0))
+            self._named: _Table[tuple[Named, ...]] = self._table(opened, "rings", tables.rings, ())
+            self._ports: _Table[tuple[PortLine, ...]] = self._table(opened, "ports", tables.ports, ())
+            self._grants = self._table(opened, "grants", Grants, Grants())
+            self._runs: _Table[tuple[Run, ...]] = self._table(opened, "pages", tables.runs, ())
+            self._watches: _Table[tuple[tuple[int, str, str], ...]] = self._table(opened, "watches", tables.watches, ())
+            self._daemon = int(Path(point, "hypervisor", "pid").read_text())
             self.mirror = Mirror(self._root.store)
-        except BaseException:
-            self._root.close()
-            raise
+            self._opened = opened.pop_all()
         self._place = RunDirectory(point)
-        self._pages: dict[Key, tuple[int, int]] = {}
-        self._slow = 0.0
+        self._pages: dict[Key, _Page] = {}
+        self._pages_of: tuple[Named, ...] = ()
+        self._slow = self._next = 0.0
         self._cpu: dict[int, float] = {}
         self._used: dict[int, float] = {}
         self._findings: dict[Device, tuple[Finding, ...]] = {}
+        self._devices: list[_Known] = []
+        self._turn = -1
 
-    def _text(self, name: str) -> str:
-        return Path(self.point, "hypervisor", name).read_text()
+    def _table(self, opened: ExitStack, name: str, parse: Callable[[str], T], empty: T) -> _Table[T]:
+        made = _Table(self.point, name, parse, empty)
+        opened.callback(made.close)
+        return made
 
     def sample(self, *wanted: str) -> Sample:
         """Look. `wanted`: which of ports, grants, pages, watches and store there are to be besides. Raises OSError."""
         self.mirror.update()
-        frames = Frames.parse(self._text("frames"))
-        named = tables.rings(self._text("rings"))
+        frames, named = self._frames.read(), self._named.read()
         self._keep_open(named)
         now = time.monotonic()
-        passed = now - self._slow
-        slow = passed >= _SLOW_SECONDS * 0.9
-        all_wanted = {*wanted, *(("ports", "grants") if slow else ())}
+        finding = now >= self._next
         sample = Sample(
-            now, frames, named, tuple(self._rings(named)), self._stats(named),
-            ports=tables.ports(self._text("ports")) if "ports" in all_wanted else (),
-            grants=tables.grants(self._text("grants")) if "grants" in all_wanted else (),
-            runs=tables.runs(self._text("pages")) if "pages" in wanted else (),
-            watches=tables.watches(self._text("watches")) if "watches" in wanted else (),
+            now, frames, named, tuple(self._rings()), self._stats(),
+            ports=self._ports.read() if finding or "ports" in wanted else (),
+            grants=self._grants.read() if finding else self._grants.found,
+            runs=self._runs.read() if "pages" in wanted else (),
+            watches=self._watches.read() if "watches" in wanted else (),
             changes=tuple(self.mirror.changes),
             nodes=tuple(self.mirror.walk()) if "store" in wanted else (),
             ages=self.mirror.ages() if "store" in wanted else {},
         )  # fmt: skip
-        if slow:
+        if finding:
+            facts = _Facts(self, sample)
+            self._findings = {
+                known.device: tuple(findings.of_device(self.mirror, facts, known.device)) for known in self._known()
+            }
+            took = time.monotonic() - now
+            self._next = now + max(_SLOW_SECONDS * 0.9, took * _SPARING)
+        if now - self._slow >= _SLOW_SECONDS * 0.9:
+            self._look_at_processes(frames, now - self._slow)
             self._slow = now
-            self._look_slowly(sample, passed)
-        devices = tuple(self._device(device) for device in findings.devices(self.mirror))
+        devices = tuple(self._device(known) for known in self._known())
         values = {name: getattr(sample, name) for name in Sample.__slots__}
         return Sample(**{**values, "devices": devices, "cpu": dict(self._cpu)})
 
-    def _look_slowly(self, sample: Sample, passed: float) -> None:
-        facts = _Facts(self, sample)
-        self._findings = {
-            device: tuple(findings.of_device(self.mirror, facts, device)) for device in findings.devices(self.mirror)
-        }
+    def _look_at_processes(self, frames: Frames, passed: float) -> None:
         known, before, self._used = processes(), self._used, {}
-        for domain in sample.frames.domains:
+        below: dict[int, list[int]] = {}
+        for pid, (parent, _) in known.items():
+            below.setdefault(parent, []).append(pid)
+
+        def used(pid: int | None) -> float:
+            if pid is None or pid not in known:
+                return 0.0
+            return known[pid][1] + sum(used(child) for child in below.get(pid, ()))
+
+        for domain in frames.domains:
             holder = "devd-0.pid" if domain.domid == 0 else f"{domain.domid}/keeper.pid"
-            pid = self._place.holder(holder)
-            self._used[domain.domid] = cpu_seconds(pid, known)
-        daemon = int(self._text("pid"))
-        self._used[DAEMON] = known[daemon][1] if daemon in known else 0.0
+            self._used[domain.domid] = used(self._place.holder(holder))
+        self._used[DAEMON] = known[self._daemon][1] if self._daemon in known else 0.0
         self._cpu = {
-            domid: max(0.0, used - before[domid]) / passed * 100
-            for domid, used in self._used.items()
-            if domid in before
+            domid: max(0.0, now - before[domid]) / passed * 100 for domid, now in self._used.items() if domid in before
         }
 
-    def _device(self, device: Device) -> DeviceState:
-        front, back = (f"{path}/state" for path in (device.frontend_path, device.backend_path))
-        return DeviceState(
-            device, read_state(self.mirror, device.frontend_path), read_state(self.mirror, device.backend_path),
-            self.mirror.age(front), self.mirror.age(back), self._findings.get(device, ()),
-        )  # fmt: skip
+    def _known(self) -> list[_Known]:
+        """The devices, which are gathered only when something of one has changed."""
+        mirror = self.mirror
+        if self._turn != mirror.turn:
+            self._turn = mirror.turn
+            self._devices = [
+                _Known(
+                    device, read_state(mirror, front), read_state(mirror, back), f"{front}/state", f"{back}/state"
+                )
+                for device in findings.devices(mirror)
+                for front, back in [(device.frontend_path, device.backend_path)]
+            ]  # fmt: skip
+        return self._devices
+
+    def _device(self, known: _Known) -> DeviceState:
+        front_age, back_age = self.mirror.age(known.front_node), self.mirror.age(known.back_node)
+        found = self._findings.get(known.device, ())
+        return DeviceState(known.device, known.front, known.back, front_age, back_age, found)
 
     def _keep_open(self, named: tuple[Named, ...]) -> None:
         """Have every named page open, by the frame that it is."""
-        wanted = {(one.domid, one.name): one.frame for one in named}
-        for key in [key for key, (frame, _) in self._pages.items() if wanted.get(key) != frame]:
-            os.close(self._pages.pop(key)[1])
-        for key, frame in wanted.items():
-            if key not in self._pages:
+        if named is self._pages_of:
+            return
+        self._pages_of = named
+        known, self._pages = self._pages, {}
+        for one in named:
+            page = known.get((one.domid, one.name))
+            if page is None or page.named != one:
                 with suppress(OSError):  # it has just gone
-                    path = f"{self.point}/domains/{key[0]}/rings/{key[1]}"
-                    self._pages[key] = frame, os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def _read(self, key: Key, size: int) -> bytes:
-        if key in self._pages:
-            with suppress(OSError):
-                return os.pread(self._pages[key][1], size, 0)
-        return b""
+                    path = f"{self.point}/domains/{one.domid}/rings/{one.name}"
+                    page = _Page(one, os.open(path, os.O_RDONLY | os.O_CLOEXEC), rings.slots(one.name))
+            if page is not None and page.named == one:
+                self._pages[one.domid, one.name] = page
+        for key, page in known.items():
+            if self._pages.get(key) is not page:
+                os.close(page.fd)
 
     def page(self, domid: int, name: str) -> bytes | None:
         """A named page, as it is now."""
-        return self._read((domid, name), _PAGE) or None
+        found = self._pages.get((domid, name))
+        return found.read(_PAGE) or None if found is not None else None
 
     def frame(self, domid: int, number: int) -> bytes:
         """A frame, as it is now. Raises OSError."""
         return Path(self.point, "domains", str(domid), "frames", str(number)).read_bytes()
 
-    def _rings(self, named: tuple[Named, ...]) -> list[Ring]:
-        found = []
-        for one in named:
-            slots = rings.slots(one.name)
-            raw = self._read((one.domid, one.name), HEADER.size) if slots is not None else b""
-            if slots is not None and len(raw) == HEADER.size:
-                req_prod, req_event, rsp_prod, rsp_event = HEADER.unpack(raw)[:4]
-                found.append(Ring(one.domid, one.name, one.frame, req_prod, req_event, rsp_prod, rsp_event, slots))
-        return found
+    def _rings(self) -> Iterator[Ring]:
+        for page in self._pages.values():
+            raw = page.read(_INDICES.size) if page.slots is not None else b""
+            if page.slots is not None and len(raw) == _INDICES.size:
+                one, (req_prod, req_event, rsp_prod, rsp_event) = page.named, _INDICES.unpack(raw)
+                yield Ring(one.domid, one.name, one.frame, req_prod, req_event, rsp_prod, rsp_event, page.slots)
 
-    def _stats(self, named: tuple[Named, ...]) -> dict[Key, Stats]:
+    def _stats(self) -> dict[Key, Stats]:
         found = {}
-        for one in named:
-            if one.name.endswith("-stats"):
-                raw = self._read((one.domid, one.name), _PAGE)
-                with suppress(ValueError):
-                    if int.from_bytes(raw[:4], "little") == MAGIC:
-                        found[one.domid, one.name] = Stats.parse(raw)
+        for key, page in self._pages.items():
+            if page.slots is None and page.named.name.endswith("-stats"):
+                stats = page.stats()
+                if stats is not None:
+                    found[key] = stats
         return found
 
     def close(self) -> None:
         """Look no more."""
-        for _, fd in self._pages.values():
-            os.close(fd)
+        for page in self._pages.values():
+            os.close(page.fd)
         self._pages.clear()
         with suppress(OSError):
             self.mirror.close()
-        self._root.close()
+        self._opened.close()
 
 
 def waits(state: DeviceState) -> tuple[str, str]:

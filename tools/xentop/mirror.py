@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from xenfs.domain import Refused, Store
 
 _REMEMBERED = 2000
 _AT_ONCE = 512
+_FIRST_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,64 +35,81 @@ class Mirror:
         self.since: dict[str, float] = {}
         """When a node was last seen to change; what has not since we look is absent."""
         self.changes: deque[Change] = deque(maxlen=_REMEMBERED)
+        self.turn = 0
+        """Another number whenever something of a device has changed."""
         self.began = clock()
         self._watch = store.watch("/", "monitor")
+        self._watch.wait(_FIRST_SECONDS)  # each begins with one
         self._copy("/")
+        self.changes.clear()
+        self.since.clear()
 
     def update(self) -> int:
         """Take what has changed; how much that was. Raises Refused when the machine is gone."""
-        count = 0
+        count, told = 0, dict[str, None]()
         while count < _AT_ONCE and (event := self._watch.wait(0)) is not None:
-            path = event[0]
-            if path.startswith("/"):
+            if event[0].startswith("/"):
                 count += 1
+                told[event[0]] = None
+        for path in told:
+            if not any(above in told for above in _upwards(path)):
                 self._look(path)
         return count
 
     def _look(self, path: str) -> None:
-        try:
-            value = self._store.read(path)
-        except Refused as refused:
-            if refused.errno not in (errno.ENOENT, errno.EACCES):
-                raise
-            if path in self._values:
-                self._forget(path)
-                self._note(path, None)
-            return
-        if self._values.get(path) != value:
-            self._put(path, value)
-            self._note(path, value)
-        if path not in self._children or self._store.list(path) != self.list(path):
-            self._copy(path)
+        for above in _upwards(path):
+            if above in self._values:
+                break
+            path = above  # made along with it, of which no event tells
+        self._copy(path)
 
     def _note(self, path: str, value: bytes | None) -> None:
         now = self._clock()
         self.since[path] = now
         self.changes.append(Change(now, path, value))
 
-    def _copy(self, path: str) -> None:
-        """A node with all below it."""
-        with suppress(Refused):
-            self._put(path, self._store.read(path))
-            names = self._store.list(path)
-            children = self._children.setdefault(path, {})
-            for name in [name for name in children if name not in names]:
+    def _copy(self, top: str) -> None:
+        """A node with all below it: of what was removed and made again, no event tells what is not there any more."""
+        rest = [top]
+        while rest:
+            path = rest.pop()
+            try:
+                value, names = self._store.read(path), self._store.list(path)
+            except Refused as refused:
+                if refused.errno not in (errno.ENOENT, errno.EACCES):
+                    raise
+                self._forget(path)
+                continue
+            if self._values.get(path) != value:
+                self._put(path, value)
+                self._note(path, value)
+            for name in self._children.get(path, {}).keys() - set(names):
                 self._forget(_below(path, name))
-            for name in names:
-                self._copy(_below(path, name))
+            rest += [_below(path, name) for name in reversed(names)]
 
     def _put(self, path: str, value: bytes) -> None:
         self._values[path] = value
+        self.turn += _of_device(path)
         above, _, name = path.rpartition("/")
         if name:
             self._children.setdefault(above or "/", {})[name] = None
 
-    def _forget(self, path: str) -> None:
-        for name in list(self._children.pop(path, {})):
-            self._forget(_below(path, name))
-        self._values.pop(path, None)
-        above, _, name = path.rpartition("/")
-        self._children.get(above or "/", {}).pop(name, None)
+    def _forget(self, top: str) -> None:
+        """A node is gone, with all below it."""
+        if top not in self._values:
+            return
+        self._note(top, None)
+        now, rest = self.since[top], [top]
+        while rest:
+            path = rest.pop()
+            rest += [_below(path, name) for name in self._children.pop(path, ())]
+            del self._values[path]
+            self.turn += _of_device(path)
+            self.since[path] = now
+        above, _, name = top.rpartition("/")
+        self._children[above or "/"].pop(name, None)
+        if len(self.since) > len(self._values) + _REMEMBERED:
+            self.since = {path: when for path, when in self.since.items() if path in self._values}
 
     # Reader.
 
@@ -135,15 +152,21 @@ class Mirror:
 
     def walk(self, path: str = "/") -> Iterator[tuple[str, int, bytes]]:
         """Every node below, with its depth and value, in order."""
-        for name in sorted(self._children.get(path, ())):
-            node = _below(path, name)
-            yield node, node.count("/"), self._values.get(node, b"")
-            yield from self.walk(node)
+        rest = _downwards(path, self._children.get(path, ()))
+        while rest:
+            node = rest.pop()
+            yield node, node.count("/"), self._values[node]
+            rest += _downwards(node, self._children.get(node, ()))
+
+    def ages(self) -> dict[str, float]:
+        """Seconds since each node has changed, of those that have since we look."""
+        now = self._clock()
+        return {path: max(0.0, now - when) for path, when in self.since.items()}
 
     def age(self, path: str) -> float | None:
         """Seconds since a node has changed; None when that was before we looked."""
         when = self.since.get(path)
-        return None if when is None else self._clock() - when
+        return None if when is None else max(0.0, self._clock() - when)
 
     def close(self) -> None:
         """Look no more."""
@@ -152,3 +175,19 @@ class Mirror:
 
 def _below(path: str, name: str) -> str:
     return f"/{name}" if path == "/" else f"{path}/{name}"
+
+
+def _of_device(path: str) -> bool:
+    return "/device/" in path or "/backend/" in path
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """The nodes above one, the nearest first."""
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        yield path
+
+
+def _downwards(path: str, names: Iterable[str]) -> list[str]:
+    """The nodes below one, the first as the last."""
+    return [_below(path, name) for name in sorted(names, reverse=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -106,15 +108,15 @@ def _moved(now: Sample, before: Sample | None) -> dict[int, dict[str, float]]:
 def domains(now: Sample, before: Sample | None) -> Iterator[Row]:
     """Every domain: what it has, and what it is doing."""
     moved = _moved(now, before)
+    ports = Counter(port.domid for port in now.ports)
+    fronts = Counter(state.device.domid for state in now.devices)
+    backs = Counter(state.device.backend_domid for state in now.devices)
     for one in now.frames.domains:
         rates = moved.get(one.domid, {})
-        mine = [state.device for state in now.devices if state.device.domid == one.domid]
-        backends = [state.device for state in now.devices if state.device.backend_domid == one.domid]
         yield {
             "domid": one.domid, "name": one.name, "state": one.state, "memory": one.owned / PAGES_PER_MIB,
             "frames": one.owned, "granted": one.granted, "mapped": one.mapped, "in_flight": one.in_flight,
-            "dying": one.dying, "ports": sum(port.domid == one.domid for port in now.ports),
-            "devices": len(mine), "backends": len(backends),
+            "dying": one.dying, "ports": ports[one.domid], "devices": fronts[one.domid], "backends": backs[one.domid],
             "net": rates.get("net_in", 0.0) + rates.get("net_out", 0.0),
             "block": rates.get("block_in", 0.0) + rates.get("block_out", 0.0),
             "usb": rates.get("usb_in", 0.0) + rates.get("usb_out", 0.0), **rates, "cpu": now.cpu.get(one.domid, 0.0),
@@ -223,11 +225,20 @@ def store(now: Sample, before: Sample | None) -> Iterator[Row]:
     for domid, path, _ in now.watches:
         watched.setdefault(path, []).append(domid)
     for path, depth, value in now.nodes:
-        yield {
-            "path": path, "depth": depth, "name": path.rpartition("/")[2],
-            "value": value.decode("ascii", "backslashreplace"), "changed": now.ages.get(path),
-            "watched_by": sorted(set(watched.get(path, ()))),
+        changed, ends = now.ages.get(path), watched.get(path)
+        row = _node(path, depth, value)
+        yield row if changed is None and ends is None else {
+            **row, "changed": changed, "watched_by": sorted(set(ends or ())),
         }  # fmt: skip
+
+
+@lru_cache(1 << 15)
+def _node(path: str, depth: int, value: bytes) -> Row:
+    """A node that nobody watches, and that has not changed: so are most, again and again. Not to be written to."""
+    return {
+        "path": path, "depth": depth, "name": path.rpartition("/")[2],
+        "value": value.decode("ascii", "backslashreplace"), "changed": None, "watched_by": [],
+    }  # fmt: skip
 
 
 PANES: Mapping[str, Pane] = MappingProxyType({
@@ -275,7 +286,7 @@ PANES: Mapping[str, Pane] = MappingProxyType({
                 Column("domid", "owner", right=True), Column("mark", "is"), Column("granted", "granted", right=True),
                 Column("mapped", "mapped", right=True), Column("ring", "ring"),
             ),
-            pages, ("pages", "grants"),
+            pages, ("pages",),
         ),
         Pane(
             "events", "event channels, as pairs",

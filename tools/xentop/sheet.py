@@ -8,13 +8,18 @@ from rich.segment import Segment
 from rich.style import Style
 from rich.text import Text
 from textual import events
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from xentop.draw import Lines
 
-class Sheet(ScrollView, can_focus=True):
+_HARDLY = 8
+"""Characters."""
+
+
+class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
     """`head` stays; below it the lines. The chosen one is marked by > and in reverse."""
 
     class Chosen(Message):
@@ -30,6 +35,7 @@ class Sheet(ScrollView, can_focus=True):
         super().__init__(**more)  # type: ignore[arg-type]
         self.head = Text()
         self.lines: Sequence[Text] = ()
+        self._shown: list[tuple[object, ...]] = []
         self.cursor = 0
         self.column: int | None = None
         """The character that is chosen within the line, where a pane has that."""
@@ -40,8 +46,8 @@ class Sheet(ScrollView, can_focus=True):
         """Other lines. `columns`: which characters may be chosen."""
         at_end = self.cursor >= len(self.lines) - 1
         self.head, self.lines = head, lines
-        wide = max([head.cell_len, *(line.cell_len for line in lines[:500])], default=0)
-        self.virtual_size = Size(wide + 2, len(lines) + 1)
+        wide = max(head.cell_len, lines.wide if isinstance(lines, Lines) else max(line.cell_len for line in lines))
+        self.virtual_size = Size(self._steady(wide + 2), len(lines) + 1)
         if self.follows and at_end:
             self.cursor = max(0, len(lines) - 1)
         self.cursor = max(0, min(self.cursor, len(lines) - 1))
@@ -54,9 +60,27 @@ class Sheet(ScrollView, can_focus=True):
         self._columns = columns
         if self.follows and at_end:
             self._keep_in_sight()
-        self.refresh()
+        before, self._shown = self._shown, self._in_sight()
+        if len(self._shown) != len(before):
+            self.refresh()
+        elif others := [y for y, line in enumerate(self._shown) if line != before[y]]:
+            self.refresh(*(Region(0, y, self.size.width, 1) for y in others))
 
     _columns: range | None = None
+
+    def _in_sight(self) -> list[tuple[object, ...]]:
+        """What there is to be seen, line by line."""
+        left, top = self.scroll_offset
+        chosen = top, left, self.cursor, self.column, self.has_focus
+        return [
+            (text.plain, text.style, text.spans, chosen if top + y - 1 == self.cursor else chosen[:2])
+            for y, text in enumerate((self.head, *self.lines[top : top + self.page]))
+        ]
+
+    def _steady(self, wide: int) -> int:
+        """The old width, where that is hardly more: another has everything laid out anew."""
+        old = self.virtual_size.width
+        return old if wide <= old <= wide + _HARDLY and (old <= self.size.width or wide > self.size.width) else wide
 
     def render_line(self, y: int) -> Strip:
         """See Widget: the head does not scroll."""
@@ -92,12 +116,17 @@ class Sheet(ScrollView, can_focus=True):
             self.scroll_relative(x=4 * by, animate=False)
             return
         self.column = min(max(self.column + by, self._columns.start), self._columns[-1])
+        left, width, at = self.scroll_offset.x, self.scrollable_content_region.width, self.column + 2
+        if self.column == self._columns.start:
+            self.scroll_to(x=0, animate=False, immediate=True)
+        elif not left <= at < left + width:
+            self.scroll_to(x=at if at < left else at - width + 1, animate=False, immediate=True)
         self.refresh()
 
     @property
     def page(self) -> int:
         """Lines in sight."""
-        return max(1, self.size.height - 1)
+        return max(1, self.scrollable_content_region.height - 1)
 
     def _keep_in_sight(self) -> None:
         top, page = self.scroll_offset.y, self.page
@@ -105,6 +134,10 @@ class Sheet(ScrollView, can_focus=True):
             self.scroll_to(y=self.cursor, animate=False, immediate=True)
         elif self.cursor >= top + page:
             self.scroll_to(y=self.cursor - page + 1, animate=False, immediate=True)
+
+    def on_resize(self) -> None:
+        """What is chosen stays in sight."""
+        self._keep_in_sight()
 
     def on_click(self, event: events.Click) -> None:
         """Choose a line; a second time, open it."""

@@ -78,15 +78,24 @@ def runs(text: str) -> tuple[Run, ...]:
     )
 
 
-def grants(text: str) -> tuple[Grant, ...]:
-    """hypervisor/grants."""
-    return tuple(
-        Grant(
-            int(domid), int(ref), int(to), kind, access, None if frame == "-" else int(frame), int(maps),
-            state == "ending",
-        )
-        for domid, ref, to, kind, access, frame, maps, state in _rows(text, 8)
-    )  # fmt: skip
+class Grants:
+    """hypervisor/grants. There may be as many as there are pages, so each is parsed only when somebody looks at it."""
+
+    def __init__(self, text: str = "") -> None:
+        """Of the file's text."""
+        self._text = text
+
+    def __iter__(self) -> Iterator[Grant]:
+        for domid, ref, to, kind, access, frame, maps, state in _rows(self._text, 8):
+            yield Grant(
+                int(domid), int(ref), int(to), kind, access, None if frame == "-" else int(frame), int(maps),
+                state == "ending",
+            )  # fmt: skip
+
+    def maps(self) -> Iterator[tuple[int, int, int, int]]:
+        """Of each whose it is, its reference, to whom, and how often it is mapped."""
+        for domid, ref, to, _, _, _, maps, _ in _rows(self._text, 8):
+            yield int(domid), int(ref), int(to), int(maps)
 
 
 def ports(text: str) -> tuple[PortLine, ...]:
@@ -103,5 +112,9 @@ def rings(text: str) -> tuple[Named, ...]:
 
 
 def watches(text: str) -> tuple[tuple[int, str, str], ...]:
-    """hypervisor/watches: whose, the path, the token."""
-    return tuple((int(row[0]), row[1], row[2] if len(row) > 2 else "") for row in _rows(text, 3))
+    """hypervisor/watches: whose, the path, the token. What a guest has put into its token may look like other lines."""
+    return tuple(
+        (int(row[0]), row[1], row[2] if len(row) > 2 else "")
+        for row in _rows(text, 3)
+        if len(row) > 1 and row[0].isdecimal()
+    )

@@ -11,7 +11,7 @@ from xentop.feed import Event
 from xentop.look import DAEMON, Sample
 from xentop.panes import PANES, Pane, Row, cells, rows
 
-_GAP = 2
+GAP = 2
 TRACE = "trace"
 """Which is no table."""
 
@@ -30,7 +30,14 @@ def line(pane: Pane, row: Sequence[str], wide: Sequence[int]) -> str:
         cell.rjust(width) if column.right else cell.ljust(width)
         for column, cell, width in zip(pane.columns, row, wide, strict=True)
     ]
-    return (" " * _GAP).join(parts).rstrip()
+    return (" " * GAP).join(parts).rstrip()
+
+
+def plain(said: str) -> str:
+    """What a guest may have written, with nothing in it that a terminal would obey."""
+    if said.isprintable():
+        return said
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in said)
 
 
 def heads(pane: Pane) -> list[str]:
@@ -40,11 +47,15 @@ def heads(pane: Pane) -> list[str]:
 
 def table(pane: Pane, found: Sequence[Row]) -> Iterator[str]:
     """A pane in lines, the heads first."""
-    written = [cells(pane, row) for row in found]
+    written = [list(map(plain, cells(pane, row))) for row in found]
     wide = widths(pane, written)
     yield line(pane, heads(pane), wide)
     for row in written:
         yield line(pane, row, wide)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def summary(now: Sample) -> str:
@@ -53,10 +64,10 @@ def summary(now: Sample) -> str:
     dying = len(now.frames.domains) - living
     used = now.frames.total - now.frames.free
     parts = [
-        f"{living} domain{'s' if living != 1 else ''}" + (f", {dying} dying" if dying else ""),
+        _counted(living, "domain") + (f", {dying} dying" if dying else ""),
         f"{used} of {now.frames.total} frames",
-        f"{len(now.devices)} devices",
-        f"{len(now.rings)} rings",
+        _counted(len(now.devices), "device"),
+        _counted(len(now.rings), "ring"),
         f"hypervisor {now.cpu.get(DAEMON, 0.0):.0f}% cpu",
     ]
     return " \N{MIDDLE DOT} ".join(parts)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from xenfs.hypervisor.machine import Machine
-from xenfs.hypervisor.state import Domain
+from xenfs.hypervisor.state import Domain, Frame
 
 
 def _text(head: str, lines: Iterable[str]) -> str:
@@ -26,25 +26,38 @@ def pages_table(machine: Machine) -> str:
     found: list[tuple[int, int, int, str, int, int, str]] = []
     for domain in _domains(machine):
         found += [(start, stop - start, domain.domid, "idle", 0, 0, "-") for start, stop in domain.idle.runs()]
-    for number, frame in state.busy.items():
-        ring = frame.ring.name if frame.ring else "-"
-        found.append((number, 1, frame.owner.domid, "busy", frame.grants, frame.maps, ring))
+    found += _busy(state.busy)
     found.sort()
-    return _text("first count domid use granted mapped ring", _runs(found))
+    return _text("first count domid use granted mapped ring", (" ".join(map(str, one)) for one in found))
 
 
-def _runs(records: list[tuple[int, int, int, str, int, int, str]]) -> Iterator[str]:
-    """Neighbours that say the same, as one."""
-    first, count, rest = 0, 0, ()  # type: tuple[int, int, tuple[object, ...]]
-    for start, length, *words in records:
-        if count and start == first + count and tuple(words) == rest and words[4] == "-":
-            count += length
+def _busy(frames: Mapping[int, Frame]) -> Iterator[tuple[int, int, int, str, int, int, str]]:
+    """Those that are in use: neighbours of which the same is true as one, a ring always alone. There may be as many as
+    there are pages of memory, and few runs of them."""
+    first = after = -1
+    last: Frame | None = None
+    for number in sorted(frames):
+        frame = frames[number]
+        if (
+            last is not None
+            and number == after
+            and frame.ring is None is last.ring
+            and frame.grants == last.grants
+            and frame.maps == last.maps
+            and frame.owner is last.owner
+        ):
+            after += 1
             continue
-        if count:
-            yield " ".join(map(str, (first, count, *rest)))
-        first, count, rest = start, length, tuple(words)
-    if count:
-        yield " ".join(map(str, (first, count, *rest)))
+        if last is not None:
+            yield _run(first, after, last)
+        first, after, last = number, number + 1, frame
+    if last is not None:
+        yield _run(first, after, last)
+
+
+def _run(first: int, after: int, one: Frame) -> tuple[int, int, int, str, int, int, str]:
+    ring = one.ring.name if one.ring else "-"
+    return first, after - first, one.owner.domid, "busy", one.grants, one.maps, ring
 
 
 def grants_table(machine: Machine) -> str:

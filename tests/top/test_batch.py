@@ -1,0 +1,426 @@
+"""`xenfs top` for a pipe, what it needs, and the files of hypervisor/ that it reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xentop import text
+from xentop.commands import NAMES
+from xentop.panes import PANES
+
+from tests.conformance.world import Mount
+from tests.mounted.command.lab import PROGRAM, SECONDS, line_of
+from tests.mounted.command.lab import Lab as Place
+from tests.mounted.command.test_user import as_nobody, reachable
+from tests.mounted.mount import until
+from tests.need import need_tool
+from tests.top.lab import RING, Lab
+from tests.top.town import Town
+from xenfs.abi.xen import PAGE_SIZE
+
+__all__ = ["reachable"]
+pytestmark = pytest.mark.timeout(120)
+TABLES = ("grants", "pages", "ports", "rings", "watches")
+Done = subprocess.CompletedProcess[str]
+
+
+def run(point: str, *words: str, program: Sequence[str] = PROGRAM) -> Done:
+    """The command with its output in a pipe."""
+    return subprocess.run(
+        [*program, "top", *words], capture_output=True, text=True, env={**os.environ, "XEN": point, "COLUMNS": "200"},
+        timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+def fine(point: str, *words: str) -> str:
+    done = run(point, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def fails(point: str, *words: str, code: int = 1) -> str:
+    """What it says as it fails, without the command's name."""
+    done = run(point, *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("xenfs top: ")
+    return line.removeprefix("xenfs top: ")
+
+
+def said(point: str, *panes: str) -> dict[str, Any]:
+    """The second of two looks, as JSON."""
+    lines = fine(point, "--json", "-i", "2", "-d", "0.05", "-p", ",".join(panes)).splitlines()
+    found: dict[str, Any] = json.loads(lines[1])
+    return found
+
+
+def start(point: str, *words: str) -> subprocess.Popen[str]:
+    """The same, going on until it is told to end."""
+    return subprocess.Popen(
+        [*PROGRAM, "top", *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "XEN": point}, start_new_session=True,
+    )  # fmt: skip
+
+
+def kill(started: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(started.pid, signal.SIGKILL)
+    started.communicate(timeout=SECONDS)
+
+
+# What is printed.
+
+
+def test_once_is_four_panes_without_an_escape(lab: Lab) -> None:
+    out = fine(lab.point, "--once")
+    head, *parts = out.split("\n\n")
+    assert head.startswith("xenfs top - ")
+    assert "3 domains" in head
+    assert [part.split()[0] for part in parts] == ["id", "device", "id", "id"]
+    assert all(line.isprintable() for line in out.splitlines())
+    assert all(word in out for word in (RING, "alpha", "beta", "echo 1/3"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_pane_by_its_name(lab: Lab, name: str) -> None:
+    out = fine(lab.point, "-b", "-i", "2", "-d", "0.2", "-p", name)
+    looks = out.split("xenfs top - ")[1:]
+    assert len(looks) == 2
+    heads = [look.splitlines()[2].split() for look in looks if len(look.splitlines()) > 2]
+    if name != text.TRACE:
+        wanted = "frame" if name == "pages" else PANES[name].columns[0].head
+        assert [head[0] for head in heads] == [wanted, wanted]
+    assert set(said(lab.point, name)) == {"time", "total", "free", "hypervisor_cpu", name}
+
+
+def test_a_pane_that_is_none(lab: Lab) -> None:
+    assert fails(lab.point, "-p", "rings,tables") == f"tables: there is no such pane; there are {', '.join(NAMES)}"
+
+
+def test_json_is_an_object_a_look(lab: Lab) -> None:
+    lines = fine(lab.point, "--json", "-i", "3", "-d", "0.05", "-p", "domains").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert len(found) == 3
+    assert found[0]["time"] < found[1]["time"] < found[2]["time"]
+    assert [row["name"] for row in found[0]["domains"]] == ["Domain-0", "alpha", "beta"]
+
+
+def test_what_is_printed_is_what_is_so(lab: Lab) -> None:
+    found = said(lab.point, "domains", "rings", "pages", "events", "devices", "store")
+    counts = {
+        row["domid"]: (row["frames"], row["granted"], row["mapped"], row["in_flight"]) for row in found["domains"]
+    }
+    lines = [line.split() for line in lab.file("hypervisor/frames").splitlines()[1:-1]]
+    assert counts == {int(line[0]): tuple(map(int, line[2:6])) for line in lines}
+    (ring,) = found["rings"]
+    assert (ring["domid"], ring["name"], ring["frame"], ring["fill"]) == (1, RING, lab.ring, 2)
+    assert (ring["req_prod"], ring["rsp_prod"]) == (12, 10)
+    marks = {
+        number: row["mark"]
+        for row in found["pages"]
+        for number in range(row["first"], row["first"] + row["count"])
+        if number in (lab.ring, lab.mapped, lab.granted, lab.kept)
+    }
+    assert marks == {lab.ring: "R", lab.mapped: "M", lab.granted: "g", lab.kept: "o"}
+    here, there = lab.ports
+    assert [(row["domid"], row["port"], row["other"], row["pending"]) for row in found["events"]] == [
+        (1, here, f"2:{there}", [f"2:{there}"]), (1, lab.waiting.port, "0:?", []),
+    ]  # fmt: skip
+    assert [(row["device"], row["front"]) for row in found["devices"]] == [(str(lab.stuck), "Initialising")]
+    nodes = {row["path"]: row["value"] for row in found["store"]}
+    assert nodes["/local/domain/1/name"] == "alpha"
+    assert nodes == {path: value.decode() for path, value in walk(lab)}
+
+
+def walk(lab: Lab, path: str = "/") -> list[tuple[str, bytes]]:
+    """Every node of the store."""
+    store = lab.root.store
+    below = [f"{path.rstrip('/')}/{name}" for name in store.list(path)]
+    return [node for one in below for node in ((one, store.read(one)), *walk(lab, one))]
+
+
+def test_what_a_guest_writes_does_no_harm(lab: Lab) -> None:
+    evil = "\x1b[2J\n9 /forged token\r\n\xff"
+    watch = lab.one.store.watch("/local/domain/1/data", evil)
+    lab.one.store.write("/local/domain/1/data", evil)
+    try:
+        out = fine(lab.point, "-b", "-i", "1", "-p", "store")
+    finally:
+        watch.close()
+        lab.one.store.write("/local/domain/1/data", "")
+    assert all(line.isprintable() for line in out.splitlines())
+    (line,) = (line for line in out.splitlines() if line.startswith("/local/domain/1/data "))
+    assert "\\x1b[2J\\n9 /forged token\\r\\n\\xc3\\xbf" in line
+    assert line.split()[-1] == "1"
+
+
+def test_a_machine_at_work(town: Town) -> None:
+    before = town.in_ring()
+    found = said(town.point, "domains", "rings", "devices")
+    assert town.in_ring() > before
+    rings = {(row["domid"], row["name"]): row for row in found["rings"]}
+    assert rings[town.domid, "echo-0-ring"]["requests"] > 0
+    assert not any(row["broken"] for row in found["rings"])
+    kinds = {row["kind"]: row["why"] for row in found["devices"]}
+    assert kinds == {"echo": "working", "vbd": "working", "vusb": "working"}
+    (guest,) = (row for row in found["domains"] if row["domid"] == town.domid)
+    assert guest["devices"] == 3
+    assert found["domains"][0]["backends"] == 3
+
+
+def test_the_trace_has_what_comes_while_one_looks(lab: Lab) -> None:
+    started = start(lab.point, "--json", "-d", "0.05", "-p", text.TRACE)
+    seen: list[dict[str, Any]] = []
+
+    def until_seen(op: str, words: str) -> None:
+        while not any(event.get("op") == op for event in seen) or not any(
+            event.get("store", "").endswith(words) for event in seen
+        ):
+            seen.extend(json.loads(line_of(started))["trace"])
+
+    try:
+        json.loads(line_of(started))
+        domid = lab.create("shortlived")
+        until_seen("create_domain", f"/local/domain/{domid}/name = 'shortlived'")
+        lab.destroy(domid)
+        until_seen("destroy_domain", f"/local/domain/{domid} removed")
+    finally:
+        kill(started)
+
+
+def test_output_into_a_pipe_that_is_closed(lab: Lab) -> None:
+    started = start(lab.point, "-b", "-d", "0.05")
+    try:
+        assert line_of(started).startswith("xenfs top - ")
+        assert started.stdout is not None
+        started.stdout.close()
+        assert started.wait(SECONDS) == 0
+        assert started.stderr is not None
+        assert started.stderr.read() == ""
+    finally:
+        with suppress(ValueError):
+            kill(started)
+
+
+def test_head_has_its_lines(lab: Lab) -> None:
+    line = f"{sys.executable} -m xenfs top -b -d 0.05 | head -n 1; echo ${{PIPESTATUS[*]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=SECONDS, check=False,
+        env={**os.environ, "XEN": lab.point},
+    )  # fmt: skip
+    first, status = done.stdout.splitlines()
+    assert first.startswith("xenfs top - ")
+    assert (status, done.stderr) == ("0 0", "")
+
+
+def test_ctrl_c_ends_it(lab: Lab) -> None:
+    started = start(lab.point, "-b", "-d", "0.05")
+    try:
+        line_of(started)
+        started.send_signal(signal.SIGINT)
+        _, err = started.communicate(timeout=SECONDS)
+        assert (started.returncode, err) == (130, "")
+    finally:
+        kill(started)
+
+
+# What it needs.
+
+
+def test_no_machine(tmp_path: Path) -> None:
+    for words in ((), ("--once",), ("--web", "8080")):
+        assert fails(str(tmp_path), *words) == f"{tmp_path}: not mounted"
+
+
+def test_a_machine_that_ends_meanwhile(bare: Mount) -> None:
+    started = start(str(bare.root), "-b", "-d", "0.05")
+    try:
+        line_of(started)
+        bare.kill()
+        _, err = started.communicate(timeout=SECONDS)
+        assert started.returncode == 1
+        (line,) = err.splitlines()
+        assert line.startswith(f"xenfs top: {bare.root}: ")
+    finally:
+        kill(started)
+
+
+@pytest.mark.parametrize("words", [("-d", "0.01"), ("-d", "x"), ("-i", "-1"), ("--nothing",), ("rings",)])
+def test_words_that_mean_nothing(lab: Lab, words: tuple[str, ...]) -> None:
+    done = run(lab.point, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_machine_of_another_user(reachable: Place) -> None:
+    reachable.fine("mount", "-o", "allow_other")
+    script = f"export XEN={reachable.point}; x top --once; echo $?; x top -b; echo $?; cd $XEN/hypervisor; cat"
+    done = as_nobody(reachable, " ".join([script, *TABLES]))
+    assert done.stdout == "1\n1\n"
+    first, second, *denied = done.stderr.splitlines()
+    assert first == second
+    assert first == "xenfs top: the machine belongs to another user: only whoever mounted it sees all of it"
+    assert denied == [f"cat: {name}: Permission denied" for name in TABLES]
+
+
+def test_an_ordinary_user_looks_at_their_own(reachable: Place) -> None:
+    script = "x mount && x domain create --name mine && x top --once -p domains,pages,store,devices; echo $?; x umount"
+    done = as_nobody(reachable, script)
+    assert done.stderr == ""
+    assert done.stdout.endswith("0\n")
+    assert "mine" in done.stdout
+    assert "/local/domain/1/name" in done.stdout
+
+
+WITHOUT = """
+import sys
+class Nothing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("textual", "textual_serve", "aiohttp"):
+            raise ModuleNotFoundError(f"No module named {name}", name=name.split(".")[0])
+sys.meta_path.insert(0, Nothing())
+from xenfs.cli import main
+main()
+"""
+
+
+def test_without_textual_there_is_all_that_needs_no_screen(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "without.py"
+    path.write_text(WITHOUT)
+    program = [sys.executable, str(path)]
+    done = run(lab.point, "-b", "-i", "2", "-d", "0.05", "-p", ",".join(NAMES), program=program)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert RING in done.stdout
+    done = run(lab.point, "--web", "8080", program=program)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("xenfs top: aiohttp is not installed: pip install")
+    line = [need_tool("script", "bsdutils"), "-qec", f"{shlex.join(program)} top", "/dev/null"]
+    shown = subprocess.run(
+        line, capture_output=True, text=True, env={**os.environ, "XEN": lab.point}, timeout=SECONDS, check=False,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert shown.returncode == 1
+    assert shown.stdout.strip() == "xenfs top: textual is not installed: pip install 'xenfs[top]'"
+
+
+# The files.
+
+
+def rows(lab: Lab, name: str) -> list[list[str]]:
+    """A table, in words."""
+    return [line.split() for line in lab.file(f"hypervisor/{name}").splitlines()[1:]]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_for_whoever_mounted_it(lab: Lab, name: str) -> None:
+    found = Path(lab.point, "hypervisor", name).stat()
+    assert stat.S_IMODE(found.st_mode) == 0o400
+    assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_says_the_same_each_time_it_is_read_as_long_as_nothing_happens(lab: Lab, name: str) -> None:
+    first = lab.file(f"hypervisor/{name}")
+    assert all(lab.file(f"hypervisor/{name}") == first for _ in range(20))
+    keys = [
+        [int(word) if word.isdecimal() else word for word in row[: 1 if name == "pages" else 2]]
+        for row in rows(lab, name)
+    ]
+    assert keys == sorted(keys)
+    assert Path(lab.point, "hypervisor", name).stat().st_size == len(first)
+
+
+def names(lab: Lab, kind: str) -> set[tuple[int, str]]:
+    """What `ls` finds in each domain's directory."""
+    homes = Path(lab.point, "domains").iterdir()
+    return {(int(home.name), path.name) for home in homes for path in (home / kind).iterdir()}
+
+
+def test_the_tables_agree_with_the_directories(lab: Lab) -> None:
+    assert {(int(domid), name) for domid, name, _ in rows(lab, "rings")} == names(lab, "rings")
+    assert {(int(row[0]), row[1]) for row in rows(lab, "grants")} == names(lab, "grants")
+    assert {(int(row[0]), row[1]) for row in rows(lab, "ports")} == names(lab, "evtchn")
+    pages = {
+        (int(row[2]), str(number))
+        for row in rows(lab, "pages")
+        for number in range(int(row[0]), int(row[0]) + int(row[1]))
+    }
+    assert pages == names(lab, "frames")
+
+
+def test_each_record_agrees_with_its_info(lab: Lab) -> None:
+    for domid, ref, to, kind, access, frame, maps, _ in rows(lab, "grants"):
+        info = Path(lab.point, "domains", domid, "grants", ref, "info").read_text()
+        assert f"domid={to} flags={kind}" in info
+        assert ("readonly" in info) == (access == "ro")
+        assert f"frame={frame} " in info
+        assert info.split()[-1] == f"maps={maps}"
+    for domid, port, state, remote, other, _ in rows(lab, "ports"):
+        info = Path(lab.point, "domains", domid, "evtchn", port, "info").read_text()
+        assert state in info
+        assert f"remote_domid={remote}" in info
+        assert f"remote_port={other}" in info or state == "unbound"
+    for domid, name, frame in rows(lab, "rings"):
+        page = Path(lab.point, "domains", domid, "rings", name).read_bytes()
+        assert page == Path(lab.point, "domains", domid, "frames", frame).read_bytes()
+        assert len(page) == PAGE_SIZE
+
+
+def test_the_tables_follow_what_happens(lab: Lab) -> None:
+    before = {name: lab.file(f"hypervisor/{name}") for name in TABLES}
+    (frame,) = lab.two.memory.alloc()
+    (ref,) = lab.two.memory.grant([frame], 1)
+    lab.two.memory.name_ring("vbd-9-ring", frame)
+    channel = lab.two.events.alloc_unbound(1)
+    watch = lab.two.store.watch("/local", "a token")
+    try:
+        assert ["2", "vbd-9-ring", str(frame)] in rows(lab, "rings")
+        assert [str(frame), "1", "2", "busy", "1", "0", "vbd-9-ring"] in rows(lab, "pages")
+        assert ["2", str(ref), "1", "permit_access", "rw", str(frame), "0", "-"] in rows(lab, "grants")
+        assert ["2", str(channel.port), "unbound", "1", "0", "-"] in rows(lab, "ports")
+        assert ["2", "/local", "a", "token"] in rows(lab, "watches")
+    finally:
+        watch.close()
+        channel.close()
+        lab.two.memory.unname_ring("vbd-9-ring")
+        lab.two.memory.end_access([ref])
+        lab.two.memory.free([frame])
+    assert {name: lab.file(f"hypervisor/{name}") for name in TABLES} == before
+
+
+def test_whose_event_is_pending(lab: Lab) -> None:
+    _, there = lab.ports
+    pending = {(row[0], row[1]) for row in rows(lab, "ports") if row[5] == "pending"}
+    assert pending == {("2", str(there))}
+    channel = lab.one.events.alloc_unbound(2)
+    with channel, lab.two.events.bind_interdomain(1, channel.port) as other:
+        other.drain()
+        other.notify()
+        assert ["1", str(channel.port), "interdomain", "2", str(other.port), "pending"] in rows(lab, "ports")
+        assert channel.wait(1)
+        assert ["1", str(channel.port), "interdomain", "2", str(other.port), "-"] in rows(lab, "ports")
+
+
+def test_a_domain_that_dies_is_in_the_tables_as_long_as_its_pages_are_mapped(lab: Lab) -> None:
+    domid = lab.create("mortal")
+    with lab.enter(domid) as mortal:
+        (frame,) = mortal.memory.alloc()
+        (ref,) = mortal.memory.grant([frame], 2)
+        with lab.two.memory.map(domid, [ref]):
+            lab.destroy(domid)
+            until(lambda: [row for row in rows(lab, "pages") if row[2] == str(domid)] != [])
+            (row,) = (row for row in rows(lab, "pages") if row[2] == str(domid))
+            assert row[:2] == [str(frame), "1"]
+            assert int(row[5]) == 1
+    until(lambda: not any(row[2] == str(domid) for row in rows(lab, "pages")))

@@ -1,0 +1,369 @@
+"""`xenfs top --web`: in a real browser, on loopback alone, and ended with all that was started."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.world import Mount
+from tests.mounted.command.lab import PROGRAM, line_of, running, wait_ended
+from tests.mounted.mount import until
+from tests.need import need_tool
+from tests.top.lab import RING, Lab
+
+pytestmark = pytest.mark.timeout(120)
+SECONDS = 60.0
+LISTENING, LOOPBACK = "0A", "0100007F"
+"""As /proc/net/tcp has them (proc(5)): TCP_LISTEN, and 127.0.0.1."""
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1200,700",
+    "--remote-debugging-pipe",
+)  # fmt: skip
+KEEP_TERMINAL = """
+Object.defineProperty(Object.prototype, "terminal", {configurable: true, set(made) {
+  window.seen = made;
+  Object.defineProperty(this, "terminal", {value: made, writable: true, configurable: true});
+}});
+"""
+"""Run before the page's own scripts: from then on its terminal is to be had by the name `seen`."""
+SCREEN = """
+typeof seen === "undefined" ? "" :
+Array.from({length: seen.rows}, (_, row) => seen.buffer.active.getLine(row).translateToString(true)).join("\\n")
+"""
+TRY_ELSEWHERE = """
+window.kept = [];
+document.addEventListener("securitypolicyviolation", event => kept.push(event.effectiveDirective));
+fetch("http://example.org/").catch(() => 0);
+new Image().src = "http://example.org/picture";
+document.head.insertAdjacentHTML("beforeend", "<link rel='stylesheet' href='http://example.org/style'>");
+"""
+"""Of what a page would have from another site, its own policy keeps all from it, and tells of which kind it was."""
+IMAGE_START = b"\x89PNG\r\n\x1a\n"
+
+
+class Served:
+    """`xenfs top --web` of a machine, as soon as it says that it can be opened."""
+
+    def __init__(self, point: str) -> None:
+        self.port = free_port()
+        self.process = subprocess.Popen(
+            [*PROGRAM, "top", "--web", str(self.port)],
+            env={**os.environ, "XEN": point}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        try:
+            self.said = line_of(self.process)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def monitors(self) -> list[int]:
+        """The processes that it has started."""
+        listed = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(word) for word in listed.split()]
+
+    def get(self, path: str = "/", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+        """What it answers, as a program that is no browser asks."""
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)) as connection:
+            connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read().decode(errors="replace")
+
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        """End it, and with it its monitors: its status and what it has said meanwhile."""
+        monitors = self.monitors()
+        self.process.send_signal(number)
+        out, said = self.process.communicate(timeout=SECONDS)
+        for pid in monitors:
+            wait_ended(pid)
+        assert not any(map(running, monitors))
+        return self.process.returncode, out + said
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate(timeout=SECONDS)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def listeners(port: int) -> list[str]:
+    """The addresses at which somebody listens on a port, of both kinds."""
+    found = []
+    for name in ("tcp", "tcp6"):
+        for line in Path("/proc/net", name).read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            address, _, number = local.partition(":")
+            if state == LISTENING and int(number, 16) == port:
+                found.append(address)
+    return found
+
+
+class Browser:
+    """Headless Chromium with an empty profile, driven by its DevTools protocol over a pair of pipes."""
+
+    def __init__(self, folder: Path) -> None:
+        chromium = need_tool("chromium", "chromium")
+        theirs, self._write = os.pipe()
+        self._read, their_write = os.pipe()
+        self._rest, self._last = b"", 0
+        self.events: list[dict[str, Any]] = []
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{their_write}', "bash"]
+        with (folder / "browser.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [*shell, chromium, *FLAGS, f"--user-data-dir={folder}/profile", "about:blank"],
+                env={**os.environ, "HOME": str(folder)}, pass_fds=[theirs, their_write], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        os.close(theirs)
+        os.close(their_write)
+
+    def ask(self, method: str, session: str = "", **arguments: Any) -> dict[str, Any]:
+        """One call of the protocol, and its result; what the browser tells meanwhile is kept in `events`."""
+        self._last += 1
+        asked = {"id": self._last, "method": method, "params": arguments, **({"sessionId": session} if session else {})}
+        os.write(self._write, json.dumps(asked).encode() + b"\0")
+        deadline = time.monotonic() + SECONDS
+        while True:
+            while b"\0" not in self._rest:
+                assert select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))[0], method
+                piece = os.read(self._read, 1 << 16)
+                assert piece, "the browser has ended"
+                self._rest += piece
+            line, _, self._rest = self._rest.partition(b"\0")
+            said = json.loads(line)
+            if said.get("id") == self._last:
+                assert "error" not in said, said
+                result: dict[str, Any] = said["result"]
+                return result
+            self.events.append(said)
+
+    def open(self, url: str) -> Page:
+        """A new page."""
+        return Page(self, url)
+
+    def close(self) -> None:
+        """End it, with its helpers."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(SECONDS)
+        os.close(self._read)
+        os.close(self._write)
+
+
+class Page:
+    """A page, with the terminal in it."""
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self.browser = browser
+        target = browser.ask("Target.createTarget", url="about:blank")["targetId"]
+        self.session: str = browser.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime"):
+            self.ask(f"{domain}.enable")
+        self.ask("Page.addScriptToEvaluateOnNewDocument", source=KEEP_TERMINAL)
+        self.ask("Page.navigate", url=url)
+
+    def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
+        return self.browser.ask(method, self.session, **arguments)
+
+    def value(self, code: str) -> Any:
+        """What an expression is."""
+        return self.ask("Runtime.evaluate", expression=code)["result"].get("value")
+
+    @property
+    def text(self) -> str:
+        """What the terminal shows."""
+        return str(self.value(SCREEN))
+
+    def until(self, *words: str) -> None:
+        """Until all of this is to be seen."""
+        try:
+            until(lambda: all(word in (text := self.text) for word in words) and bool(text), SECONDS)
+        except AssertionError:
+            raise AssertionError(f"{words} are not in\n{self.text}") from None
+
+    def press(self, key: str) -> None:
+        """A key, as somebody types it who has clicked on the terminal."""
+        until(lambda: self.value("typeof seen") == "object", SECONDS)
+        self.value("seen.focus()")
+        self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key)
+
+    def picture(self) -> bytes:
+        """What it looks like, as PNG."""
+        return base64.b64decode(self.ask("Page.captureScreenshot")["data"])
+
+    def fetched(self) -> list[str]:
+        """Every address that the page has asked for, by whatever protocol."""
+        found = []
+        for event in self.browser.events:
+            if event.get("sessionId") == self.session:
+                match event["method"]:
+                    case "Network.requestWillBeSent":
+                        found.append(event["params"]["request"]["url"])
+                    case "Network.webSocketCreated":
+                        found.append(event["params"]["url"])
+        return found
+
+    def failed(self) -> list[str]:
+        """Why it has not got what it asked for; of an icon there is none."""
+        entries = [event for event in self.browser.events if event["method"] == "Network.loadingFailed"]
+        mine = [event["params"] for event in entries if event["sessionId"] == self.session]
+        return [said.get("blockedReason") or said["errorText"] for said in mine]
+
+    def close(self) -> None:
+        self.ask("Page.close")
+
+
+@pytest.fixture
+def served(lab: Lab) -> Iterator[Served]:
+    made = Served(lab.point)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    made = Browser(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_it_listens_on_loopback_alone(served: Served) -> None:
+    assert served.said == f"{served.url} shows the machine; Ctrl-C ends it"
+    assert listeners(served.port) == [LOOPBACK]
+
+
+def test_the_monitor_is_in_the_page_and_hears_keys(served: Served, browser: Browser) -> None:
+    page = browser.open(served.url)
+    page.until("xenfs top", "3 domains", "Domain-0", "alpha", "beta")
+    assert len(served.monitors()) == 1
+    page.press("3")
+    page.until(RING)
+    assert page.value("document.title") == "xenfs top"
+    picture = page.picture()
+    assert picture.startswith(IMAGE_START)
+    page.press("?")
+    page.until("another pane")
+    assert page.picture() != picture
+    page.press("q")  # closes what is open
+    page.until(RING)
+    page.press("q")
+    until(lambda: "-closed" in page.value("document.body.className"), SECONDS)
+    until(lambda: served.monitors() == [], SECONDS)
+
+
+def test_nothing_is_fetched_from_elsewhere(served: Served, browser: Browser) -> None:
+    page = browser.open(served.url)
+    page.until("Domain-0")
+    fetched = page.fetched()
+    assert {f"{served.url}static/js/textual.js", f"{served.url}static/css/xterm.css"} <= set(fetched)
+    ours = (served.url, served.url.replace("http:", "ws:"))
+    assert [url for url in fetched if not url.startswith(ours)] == []
+    assert page.failed() == []
+    assert page.value("document.fonts.check(\"16px 'Roboto Mono'\")") is True
+    page.value(TRY_ELSEWHERE)
+    until(lambda: page.value("kept.sort().join(' ')") == "connect-src img-src style-src-elem", SECONDS)
+
+
+def test_each_browser_has_a_monitor_of_its_own(served: Served, browser: Browser) -> None:
+    first, second = browser.open(served.url), browser.open(served.url.replace("127.0.0.1", "localhost"))
+    first.press("3")
+    first.until(RING)
+    second.until("alpha")
+    assert RING not in second.text
+    assert len(served.monitors()) == 2
+    second.close()
+    until(lambda: len(served.monitors()) == 1, SECONDS)
+    first.press("1")
+    first.until("alpha")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_all_ends_when_the_server_is_stopped(served: Served, browser: Browser, number: signal.Signals) -> None:
+    page = browser.open(served.url)
+    page.until("Domain-0")
+    assert len(served.monitors()) == 1
+    assert served.end(number) == (0, "")
+    assert listeners(served.port) == []
+    until(lambda: "-closed" in page.value("document.body.className"), SECONDS)
+
+
+def test_all_ends_when_the_server_is_killed(served: Served, browser: Browser) -> None:
+    browser.open(served.url).until("Domain-0")
+    assert len(served.monitors()) == 1
+    assert served.end(signal.SIGKILL) == (-signal.SIGKILL, "")
+
+
+def test_all_ends_though_the_daemon_does_not_answer(bare: Mount, browser: Browser) -> None:
+    served = Served(str(bare.root))
+    try:
+        page = browser.open(served.url)
+        page.until("Domain-0")
+        bare.stop()
+        page.until("no answer for")
+        assert served.end(signal.SIGINT) == (0, "")
+    finally:
+        bare.go_on()
+        served.close()
+
+
+def test_pages_of_other_sites_do_not_reach_it(served: Served) -> None:
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13",
+        "Sec_WebSocket_Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
+    }  # fmt: skip
+    host = f"127.0.0.1:{served.port}"
+    assert served.get("/ws", Origin="http://example.org", **upgrade)[0] == 403
+    assert served.get("/ws", Origin="null", **upgrade)[0] == 403
+    assert served.get("/ws", Origin=f"http://{host}", Host=f"example.org:{served.port}", **upgrade)[0] == 403
+    assert served.get("/", Host="example.org")[0] == 403
+    assert served.get("/", Host="localhost")[0] == 200
+    status, headers, _ = served.get("/")
+    assert status == 200
+    assert "frame-ancestors 'none'" in (headers["Content-Security-Policy"] or "")
+    assert served.monitors() == []
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "1000000"])
+def test_a_port_that_is_none(lab: Lab, port: str) -> None:
+    assert fails(lab, "--web", port) == f"xenfs top: {port}: a port is 1 to 65535\n"
+
+
+def test_a_port_that_is_taken(lab: Lab, served: Served) -> None:
+    assert fails(lab, "--web", str(served.port)) == f"xenfs top: port {served.port}: Address already in use\n"
+
+
+def fails(lab: Lab, *words: str) -> str:
+    """What it says as it fails."""
+    done = subprocess.run(
+        [*PROGRAM, "top", *words], capture_output=True, text=True, env={**os.environ, "XEN": lab.point},
+        timeout=SECONDS, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    return done.stderr
