@@ -139,13 +139,10 @@ class Screen:
 
     def pane(self, name: str) -> None:
         """Go to a pane, and wait until it is looked at."""
-        self.command(name)
-        self.look()
-
-    def pane_held(self, name: str) -> None:
-        """Go to a pane while all is held."""
         self.press(str(NAMES.index(name) + 1))
         self.wait(lambda: self.app.pane == name)
+        if not self.app.paused:
+            self.look()
 
     def look(self) -> None:
         """Until there is a look that was begun after this."""

@@ -317,8 +317,8 @@ class Monitor(App[None]):
         now, sheet = self.now, self.query_one(Sheet)
         sheet.follows = self.pane == "trace"
         if self.pane == "trace":
-            calls = list(self.feed.events) if self.feed is not None else []
-            found = feed.shown(calls, list(map(_of_change, now.changes)), self.filter)
+            calls, past = (list(self.feed.events), self.feed.past) if self.feed is not None else ([], [])
+            found = feed.shown(calls, list(map(_of_change, now.changes)), self.filter, past)
             self.rows = [{"text": event.text, "said": event.said} for event in found]
             sheet.show(*draw.of_events(found))
         elif self.pane == "pages":

@@ -8,8 +8,10 @@ import os
 import re
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from xenfs.commands.trace import DeviceFilter, readable
@@ -17,6 +19,7 @@ from xentop.mirror import Change
 
 _KEPT = 2000
 _ROOM = 1 << 16
+_TELLING = ("grant_access", "accept_transfer", "alloc_unbound", "name_ring", "map_grant_ref", "bind_interdomain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,12 @@ class Feed:
         fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_NONBLOCK)
         self._rest = b""
         self.events: deque[Event] = deque(maxlen=_KEPT)
+        self.past = [
+            json.loads(line)
+            for line in Path(point, "hypervisor/trace").read_text().splitlines()
+            if any(f'"{name}"' in line for name in _TELLING)
+        ]
+        """What was called before and tells whose handles are a device's."""
 
     def update(self) -> int:
         """Take what has come; how many calls. Raises OSError when the machine is gone."""
@@ -68,7 +77,9 @@ class Feed:
         os.close(self._fd)
 
 
-def shown(calls: list[Event], changes: list[Event], words: str) -> list[Event]:
+def shown(
+    calls: list[Event], changes: list[Event], words: str, past: Sequence[dict[str, Any]] = ()
+) -> list[Event]:  # fmt: skip
     """Both in the order of time, as far as a filter lets them: a domain's number, a device such as vif-0, or a part of
     the text."""
     wanted = sorted((*calls, *changes), key=lambda event: event.time)
@@ -80,9 +91,8 @@ def shown(calls: list[Event], changes: list[Event], words: str) -> list[Event]:
     if number.isdecimal():
         device, where = DeviceFilter(words), re.escape(kind)
         node = re.compile(rf"/(device/{where}|backend/{where}/[0-9]+)/{number}[ /]")
-        for event in calls:
-            if event.said is not None:
-                device.learn(event.said)
+        for said in (*past, *(event.said for event in calls if event.said is not None)):
+            device.learn(said)
         return [
             event
             for event in wanted
