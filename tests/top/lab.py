@@ -89,8 +89,12 @@ class Lab:
         """A file of the mount."""
         return Path(self.point, name).read_text()
 
-    def create(self, name: str) -> int:
-        return self.root.call(CreateDomain(name=name, frames=64)).domid
+    def create(self, name: str, frames: int = 64) -> int:
+        return self.root.call(CreateDomain(name=name, frames=frames)).domid
+
+    def inside(self, domid: int) -> MountedDomain:
+        """A handle to be closed by who asks for it."""
+        return MountedDomain(domid, self.point)
 
     def destroy(self, domid: int) -> None:
         self.root.call(DestroyDomain(dom=domid))

@@ -229,7 +229,7 @@ def monitor(point: str, size: tuple[int, int] = (120, 40), pane: str = "domains"
     """The monitor, with its first look taken."""
     screen = Screen(point, size, pane)
     try:
-        screen.wait(lambda: screen.app.now is not None or bool(screen.app.problem))
+        screen.wait(lambda: " domain" in screen.lines[0] or "!!" in screen.lines[0])
         yield screen
     finally:
         screen.close()

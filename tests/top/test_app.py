@@ -55,7 +55,7 @@ def test_domains_have_what_the_hypervisor_says(lab: Lab, screen: Screen) -> None
 
 def test_a_dead_domain_whose_pages_are_mapped_is_dying(lab: Lab, screen: Screen) -> None:
     domid = lab.create("mortal")
-    with MountedDomain(domid, lab.point) as mortal:
+    with lab.inside(domid) as mortal:
         (ref,) = mortal.memory.grant(mortal.memory.alloc(), 2)
         with lab.two.memory.map(domid, [ref]):
             lab.destroy(domid)
@@ -268,7 +268,7 @@ def test_a_frame_longer_than_the_screen_is_scrolled(lab: Lab) -> None:
     lab.write(lab.kept, bytes(number * 7 & 0xFF for number in range(PAGE)))
     with monitor(lab.point, USUAL, "pages") as screen:
         open_frame(screen, lab.kept)
-        assert "0000  0007" in screen.text
+        screen.until("0000  0007")
         for key, first, gone in (("j", "0010", "0ff0"), ("pagedown", "0150", "0000"), ("end", "0ff0", "0000"),
                                  ("pageup", "0ea0", "0ff0"), ("home", "0000", "0ff0")):  # fmt: skip
             screen.press(key)
@@ -309,6 +309,10 @@ def test_on_a_narrow_screen_the_map_follows_the_chosen_frame(lab: Lab) -> None:
         at = screen.sheet.column
         assert at is not None
         assert 0 <= at + 2 - screen.sheet.scroll_offset.x < screen.size[0]
+        screen.resize(*LARGE)
+        screen.wait(lambda: screen.sheet.scroll_offset.x == 0)
+        screen.resize(*SMALLEST)
+        screen.wait(lambda: screen.sheet.scroll_offset.x > 0)
         screen.burst(*(["h"] * 63))
         screen.wait(lambda: screen.sheet.scroll_offset.x == 0)
 
@@ -776,7 +780,7 @@ def test_a_long_delay_is_no_silence(bare: Mount, monkeypatch: pytest.MonkeyPatch
         screen.wait(lambda: screen.app.asked is None)
         monkeypatch.setattr(xentop_app, "_SILENT_SECONDS", 0.0)
         screen.press("space", "space")
-        assert "!!" not in screen.text
+        screen.until("xenfs top", none="!!")
 
 
 # What is watched.

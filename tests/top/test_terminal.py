@@ -205,6 +205,20 @@ def test_with_colours_there_are_some(lab: Lab, tmp_path: Path) -> None:
     assert _COLOUR.search(made.raw.read_text(errors="replace"))
 
 
+def test_more_rings_than_files_that_a_shell_lets_one_open(lab: Lab, tmp_path: Path) -> None:
+    domid = lab.create("many", 256)
+    try:
+        with lab.inside(domid) as many, terminal(tmp_path, lab.point, *LARGE) as made:
+            for number, frame in enumerate(many.memory.alloc(200)):
+                many.memory.name_ring(f"echo-{number}-ring", frame)
+            made.run(f"ulimit -S -n 100; {XENFS} top -p rings")
+            made.until("201 rings", "echo-0-ring")
+            made.press("G")
+            made.until("echo-99-ring")
+    finally:
+        lab.destroy(domid)
+
+
 def test_what_a_guest_writes_is_no_command_for_the_terminal(lab: Lab, tmp_path: Path) -> None:
     lab.one.store.write("data/evil", b"\x1b]2;TAKEN\x07\x1b[?1049l")
     try:

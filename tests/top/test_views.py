@@ -966,9 +966,26 @@ def test_a_change_of_the_store_in_a_line() -> None:
     assert ".250000" in found[0].text
 
 
+def pipe(folder: Path, past: str) -> None:
+    """A trace and its pipe."""
+    (folder / "hypervisor").mkdir()
+    (folder / "hypervisor" / "trace").write_text(past)
+    os.mkfifo(folder / "hypervisor" / "trace_pipe")
+
+
+def test_the_trace_of_a_device_that_was_there_before(tmp_path: Path) -> None:
+    pipe(tmp_path, "".join(f"{json.dumps(said)}\n" for said in (NAMED, GRANTED, OTHER)))
+    with closing(Feed(str(tmp_path))) as made:
+        assert made.past == [NAMED, GRANTED]
+        assert list(made.events) == []
+        later = event(called(9, "alloc_frame", handle=3, out={"frame": 11}))
+        calls = [event(MAPPED), event(OTHER), later]
+        assert [one.time for one in shown(calls, [], "vif-0", made.past)] == [3, 9]
+        assert shown(calls, [], "vif-0") == []
+
+
 def test_the_pipe_is_read_as_it_comes_and_never_waited_for(tmp_path: Path) -> None:
-    (tmp_path / "hypervisor").mkdir()
-    os.mkfifo(tmp_path / "hypervisor" / "trace_pipe")
+    pipe(tmp_path, "")
     with closing(Feed(str(tmp_path))) as made:
         writer = os.open(tmp_path / "hypervisor" / "trace_pipe", os.O_WRONLY)
         assert made.update() == 0

@@ -205,7 +205,6 @@ class Page:
 
     def press(self, key: str) -> None:
         """A key, as somebody types it who has clicked on the terminal."""
-        until(lambda: self.value("typeof seen") == "object", SECONDS)
         self.value("seen.focus()")
         self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, text=key)
         self.ask("Input.dispatchKeyEvent", type="keyUp", key=key)
@@ -293,9 +292,10 @@ def test_nothing_is_fetched_from_elsewhere(served: Served, browser: Browser) -> 
 
 def test_each_browser_has_a_monitor_of_its_own(served: Served, browser: Browser) -> None:
     first, second = browser.open(served.url), browser.open(served.url.replace("127.0.0.1", "localhost"))
+    first.until("alpha")
+    second.until("alpha")
     first.press("3")
     first.until(RING)
-    second.until("alpha")
     assert RING not in second.text
     assert len(served.monitors()) == 2
     second.close()

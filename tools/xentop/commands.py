@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import sys
 import time
@@ -30,6 +31,12 @@ def _names(said: str) -> list[str]:
         if name not in NAMES:
             raise Unable(f"{name}: there is no such pane; there are {', '.join(NAMES)}")
     return names
+
+
+def _open_many() -> None:
+    """A page of every ring is kept open: have as many files as one may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _stand(seconds: float) -> None:
@@ -104,6 +111,7 @@ def top(
     if not within(point, lambda: os.access(f"{point}/domains/0/dev", os.R_OK | os.X_OK)):
         raise Unable("the machine belongs to another user: only whoever mounted it sees all of it")
     plain = batch or once or as_json or count > 0
+    _open_many()
     try:
         if web:
             from xentop.web import serve

@@ -116,11 +116,7 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
             self.scroll_relative(x=4 * by, animate=False)
             return
         self.column = min(max(self.column + by, self._columns.start), self._columns[-1])
-        left, width, at = self.scroll_offset.x, self.scrollable_content_region.width, self.column + 2
-        if self.column == self._columns.start:
-            self.scroll_to(x=0, animate=False, immediate=True)
-        elif not left <= at < left + width:
-            self.scroll_to(x=at if at < left else at - width + 1, animate=False, immediate=True)
+        self._keep_in_sight()
         self.refresh()
 
     @property
@@ -134,6 +130,13 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
             self.scroll_to(y=self.cursor, animate=False, immediate=True)
         elif self.cursor >= top + page:
             self.scroll_to(y=self.cursor - page + 1, animate=False, immediate=True)
+        if self._columns is None or self.column is None:
+            return
+        left, width, at = self.scroll_offset.x, self.scrollable_content_region.width, self.column + 2
+        if self.column == self._columns.start:
+            self.scroll_to(x=0, animate=False, immediate=True)
+        elif not left <= at < left + width:
+            self.scroll_to(x=at if at < left else at - width + 1, animate=False, immediate=True)
 
     def on_resize(self) -> None:
         """What is chosen stays in sight."""
