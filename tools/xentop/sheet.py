@@ -90,7 +90,7 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
             return self._strip(self.head, Style(bold=True, underline=True), "  ", left, width)
         index = y - 1 + top
         if index >= len(self.lines):
-            return Strip.blank(width)
+            return Strip.blank(width, Style())
         chosen = index == self.cursor
         style = Style(reverse=True) if chosen and self.has_focus and self.column is None else Style()
         line = self.lines[index]
