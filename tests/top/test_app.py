@@ -309,10 +309,6 @@ def test_on_a_narrow_screen_the_map_follows_the_chosen_frame(lab: Lab) -> None:
         at = screen.sheet.column
         assert at is not None
         assert 0 <= at + 2 - screen.sheet.scroll_offset.x < screen.size[0]
-        screen.resize(*LARGE)
-        screen.wait(lambda: screen.sheet.scroll_offset.x == 0)
-        screen.resize(*SMALLEST)
-        screen.wait(lambda: screen.sheet.scroll_offset.x > 0)
         screen.burst(*(["h"] * 63))
         screen.wait(lambda: screen.sheet.scroll_offset.x == 0)
 
