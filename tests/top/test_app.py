@@ -303,12 +303,15 @@ def test_a_flip_is_seen(lab: Lab, screen: Screen) -> None:
 
 def test_on_a_narrow_screen_the_map_follows_the_chosen_frame(lab: Lab) -> None:
     with monitor(lab.point, SMALLEST, "pages") as screen:
-        screen.wait(lambda: screen.sheet.max_scroll_x > 0)
         screen.burst(*(["l"] * 63))
         screen.wait(lambda: screen.sheet.scroll_offset.x > 0)
         at = screen.sheet.column
         assert at is not None
         assert 0 <= at + 2 - screen.sheet.scroll_offset.x < screen.size[0]
+        screen.resize(*LARGE)
+        screen.wait(lambda: screen.sheet.scroll_offset.x == 0)
+        screen.resize(*SMALLEST)
+        screen.wait(lambda: screen.sheet.scroll_offset.x > 0)
         screen.burst(*(["h"] * 63))
         screen.wait(lambda: screen.sheet.scroll_offset.x == 0)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -142,6 +145,29 @@ def test_the_terminal_is_left_as_it_was(lab: Lab, tmp_path: Path, key: str, stat
         left_clean(made, settings)
 
 
+def test_a_kill_leaves_it_so_too(lab: Lab, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with terminal(tmp_path, lab.point) as made:
+        settings = made.settings()
+        made.run(f"sh -c 'echo $$ > {pid}; exec {XENFS} top'")
+        made.until("Domain-0", "? keys")
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        made.ended(128 + signal.SIGTERM)
+        left_clean(made, settings)
+
+
+def test_a_fault_of_its_own_is_told_and_leaves_it_so_too(lab: Lab, tmp_path: Path) -> None:
+    code = tmp_path / "faulty.py"
+    code.write_text(f"from xentop import app; app.text.summary = None; app.watch({lab.point!r}, 0.5, 'domains')")
+    with terminal(tmp_path, lab.point, *LARGE) as made:
+        settings = made.settings()
+        made.run(f"{sys.executable} {code}")
+        made.ended(1)
+        assert "TypeError: 'NoneType' object is not callable" in made.text
+        made.wait(lambda: made.modes == RESTING)
+        assert made.settings() == settings
+
+
 def test_ctrl_c_while_words_are_typed(lab: Lab, tmp_path: Path) -> None:
     with watching(tmp_path, lab.point) as made:
         made.type(":dom")
@@ -261,46 +287,43 @@ def test_it_ends_while_the_daemon_does_not_answer(bare: Mount, tmp_path: Path) -
             bare.go_on()
 
 
+def calls(lab: Lab) -> list[dict[str, object]]:
+    """What the hypervisor remembers."""
+    return [json.loads(line) for line in lab.file("hypervisor/trace").splitlines()]
+
+
+def open_files(pid: int) -> Iterator[str]:
+    """What a process has open now."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            yield str(link.readlink())
+
+
 def test_it_opens_nothing_of_what_is_mapped(lab: Lab, tmp_path: Path) -> None:
-    opened = tmp_path / "opened"
-    before = lab.file("hypervisor/trace").splitlines()
+    opened, code, pid = tmp_path / "opened", tmp_path / "told.py", tmp_path / "pid"
+    code.write_text(_TELL_OPENS)
+    last = calls(lab)[-1]["seq"]
     with terminal(tmp_path, lab.point, *LARGE) as made:
-        code = tmp_path / "told.py"
-        code.write_text(_TELL_OPENS)
-        made.run(f"{sys.executable} {code} {opened} top -d 0.1")
+        made.run(f"sh -c 'echo $$ > {pid}; exec {sys.executable} {code} {opened} top -d 0.1'")
         made.until("Domain-0")
         for place, name in enumerate(NAMES, 1):
             made.type(str(place))
             made.until(_SHOWN[name])
             if name != "trace":
                 made.press("Enter")
-                made.until("╭─")
+                made.until("\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}")
                 made.press("Escape")
-                made.until(_SHOWN[name], none="╭─")
-        (pid,) = {
-            home.name
-            for home in Path("/proc").iterdir()
-            if home.name.isdigit() and str(opened).encode() in _words(home / "cmdline")
-        }
-        links = {str(link.readlink()) for link in Path("/proc", pid, "fd").iterdir() if link.is_symlink()}
+                made.until(_SHOWN[name], none="\N{BOX DRAWINGS LIGHT ARC DOWN AND RIGHT}")
+        kept = set(open_files(int(pid.read_text())))
         made.press("q")
         made.ended(0)
-    names = opened.read_text().splitlines()
-    for name in ("hypervisor/frames", "hypervisor/pages", "hypervisor/trace_pipe", "domains/1/rings/echo-0-ring"):
-        assert f"{lab.point}/{name}" in names
-        assert (
-            name == "hypervisor/pages"
-            or name == "hypervisor/frames"
-            or f"{lab.point}/{name}" in links | {f"{lab.point}/hypervisor/trace_pipe"}
-        )
-    assert [name for name in (*names, *links) if "foreign" in name] == []
-    until(lambda: len(lab.file("hypervisor/trace").splitlines()) > len(before))
-    made_calls = lab.file("hypervisor/trace").splitlines()[len(before) :]
-    assert {line.split('"op": "')[1].split('"')[0] for line in made_calls} <= {"open_handle", "close_handle"}
-
-
-def _words(path: Path) -> list[bytes]:
-    try:
-        return path.read_bytes().split(b"\0")
-    except OSError:
-        return []
+    names = set(opened.read_text().splitlines())
+    ring = f"{lab.point}/domains/1/rings/echo-0-ring"
+    wanted = {f"{lab.point}/hypervisor/{name}" for name in ("frames", "pages", "trace_pipe")}
+    assert wanted < names, "it is known what it opens"
+    assert ring in names & kept
+    assert [name for name in names | kept if "foreign" in name] == []
+    until(lambda: calls(lab)[-1]["op"] == "close_handle")
+    assert {call["op"] for call in calls(lab) if int(str(call["seq"])) > int(str(last))} == {
+        "open_handle", "close_handle",
+    }  # fmt: skip

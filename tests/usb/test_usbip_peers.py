@@ -878,11 +878,13 @@ def test_its_packets_have_each_its_status(bay: Bay, domid: int) -> None:
 
 def test_what_takes_too_long_is_taken_back(bay: Bay, domid: int) -> None:
     with served(bay, domid) as (server, handle):
-        for number in range(3):
+
+        def waited() -> set[int]:
+            return {one.number for one in server.submits if (one.endpoint, one.inward) == (BULK, True)}
+
+        while len(waited()) < 3:
             assert refused(lambda: handle.transfer(IN | BULK, size=64, seconds=0.05)) == errno.ETIMEDOUT
-            assert [one.value for one in server.unlinks] == [
-                one.number for one in server.submits if (one.endpoint, one.inward) == (BULK, True)
-            ][: number + 1]
+        until(lambda: waited() == {one.value for one in server.unlinks}, SECONDS)
         handle.transfer(BULK, b"for the next")
         assert handle.transfer(IN | BULK, size=64).data == b"for the next"
 
@@ -932,9 +934,11 @@ def test_a_filesystem_is_made_and_filled_on_a_servers_stick(bay: Bay, domid: int
             run("mount", node, str(mount))
             try:
                 (mount / "file").write_bytes(pattern(8 * MiB))
+                python("import os, sys; os.fsync(os.open(sys.argv[1], os.O_RDWR))", f"{mount}/file")
             finally:
                 run("umount", str(mount))
-        assert server.said == []
+            assert status_of(bay, domid) == "connected high"
+        assert (server.imports, server.said) == (1, [])
     run("e2fsck", "-fn", str(image))
     run("debugfs", "-R", f"dump /file {mount}/file", str(image))
     assert (mount / "file").read_bytes() == pattern(8 * MiB)

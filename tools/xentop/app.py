@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -559,6 +560,7 @@ def _seconds(said: str) -> float | None:
 def watch(point: str, delay: float, pane: str) -> None:
     """Be the monitor until it is ended."""
     app = Monitor(point, delay, pane)
+    signal.signal(signal.SIGTERM, lambda *_: app.exit(return_code=128 + signal.SIGTERM))  # the terminal is left clean
     app.run()
     if app.problem:
         tell("top", f"{point}: {app.problem}")

@@ -127,16 +127,16 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
     def _keep_in_sight(self) -> None:
         top, page = self.scroll_offset.y, self.page
         if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False, immediate=True)
+            self.scroll_to(y=self.cursor, animate=False, immediate=True, force=True)
         elif self.cursor >= top + page:
-            self.scroll_to(y=self.cursor - page + 1, animate=False, immediate=True)
+            self.scroll_to(y=self.cursor - page + 1, animate=False, immediate=True, force=True)
         if self._columns is None or self.column is None:
             return
         left, width, at = self.scroll_offset.x, self.scrollable_content_region.width, self.column + 2
         if self.column == self._columns.start:
-            self.scroll_to(x=0, animate=False, immediate=True)
+            self.scroll_to(x=0, animate=False, immediate=True, force=True)
         elif not left <= at < left + width:
-            self.scroll_to(x=at if at < left else at - width + 1, animate=False, immediate=True)
+            self.scroll_to(x=at if at < left else at - width + 1, animate=False, immediate=True, force=True)
 
     def on_resize(self) -> None:
         """What is chosen stays in sight."""
