@@ -23,36 +23,6 @@ SHAPE = Shape(small=3, large=2, large_pages=16)
 READ, WRITE, FLUSH = int(Op.read), int(Op.write), int(Op.flush_diskcache)
 
 
-class Bell:
-    """A channel of which only the sending end matters."""
-
-    port = 0
-
-    def __init__(self) -> None:
-        self.rung = 0
-
-    def notify(self) -> None:
-        self.rung += 1
-
-    def fileno(self) -> int:
-        raise NotImplementedError
-
-    def wait(self, timeout: float | None = None) -> bool:
-        raise NotImplementedError
-
-    def drain(self) -> bool:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Bell:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 class Ends:
     """A shadow, and a backend that answers when a test says so."""
 
@@ -71,9 +41,9 @@ class Ends:
     def connect(self) -> None:
         """Another ring, as with another backend."""
         page = memoryview(bytearray(PAGE_SIZE))
-        self.ring, self.bell = FrontRing(page, X86_64), Bell()
+        self.ring, channel = FrontRing(page, X86_64), self.front.events.alloc_unbound(self.back.domid)
         self.other = BackRing(page, X86_64)
-        self.shadow.connect(self.ring, self.bell, 16)
+        self.shadow.connect(self.ring, channel, 16)
 
     def wish(self, name: str, op: int = READ, sector: int = 0, size: int = PAGE_SIZE) -> None:
         self.shadow.add(Wish(op, sector, 0 if op == FLUSH else size, lambda good: self.done.append((name, good))))

@@ -48,7 +48,7 @@ class DiskBack:
         wanted = kinds.parse("vbd", "/dev/null,raw,xvda,rw", self.domid, 0, int)
         spec.add(self.store, wanted)
         with (folder / "log").open("ab") as log:
-            environment = {**os.environ, "XEN": point, "XEN_DOMID": str(self.domid)}
+            environment = {**os.environ, "XEN": point, "XEN_DOMID": str(self.domid), "TMPDIR": str(folder)}
             words = [sys.executable, "-m", "xenblk.front", str(NUMBER)]
             self.front = subprocess.Popen(words, env=environment, stderr=log, stdin=subprocess.DEVNULL)
         self.started: list[subprocess.Popen[str]] = []

@@ -27,36 +27,6 @@ from xenfs.xenbus.loop import Gate
 LARGE = 30_000
 
 
-class Bell:
-    """A channel of which only the sending end matters."""
-
-    port = 0
-
-    def __init__(self) -> None:
-        self.rung = 0
-
-    def notify(self) -> None:
-        self.rung += 1
-
-    def fileno(self) -> int:
-        raise NotImplementedError
-
-    def wait(self, timeout: float | None = None) -> bool:
-        raise NotImplementedError
-
-    def drain(self) -> bool:
-        raise NotImplementedError
-
-    def close(self) -> None:
-        pass
-
-    def __enter__(self) -> Bell:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def packet(size: int, seed: int = 0) -> bytes:
     """A UDP frame of so many bytes, each of them not zero."""
     fill = bytes(1 + (seed + at) % 255 for at in range(min(size, 4096))) * (size // 4096 + 1)
@@ -89,7 +59,8 @@ class Wire:
                 one.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
         self.front_ring = FrontRing(page, RX)
         self.back_ring = BackRing(page, RX)
-        self.to_front, self.to_back = Bell(), Bell()
+        self.to_back = front.events.alloc_unbound(back.domid)
+        self.to_front = back.events.bind_interdomain(front.domid, self.to_back.port)
         self.gave, self.got = Counters(1, loop), Counters(0, loop)
         self.front = GuestFlip(
             self.front_ring, self.to_back, front.memory, back.domid, card.fileno(), self.got, large=large

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -37,7 +38,7 @@ def reply(status: int = 0, found: Exported | None = None, version: int = usbip.V
     return usbip.OP.pack(version, Op.import_reply, status) + (found.emit() if found else b"")
 
 
-class Listening:
+class Listening(ABC):
     """A socket, and a thread that serves it."""
 
     def __init__(self) -> None:
@@ -57,9 +58,9 @@ class Listening:
         except BaseException as error:
             self.problem = error
 
+    @abstractmethod
     def serve(self) -> None:
         """Until it is closed."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Begin to serve."""
