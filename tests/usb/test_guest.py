@@ -361,6 +361,11 @@ def test_controllers_and_devices_by_the_commands(bay: Bay) -> None:
             assert said in x.fails(*words), words
         x.fine("usbdev-detach", "commands", "0", "1")
         bay.until_gone(domid, 1)
+        for _ in range(3):
+            with pytest.raises(Unable, match="No such file"):
+                bay.plug(domid, 2, "stick:/nix")
+            bay.plug(domid, 2, "loopback:")
+            bay.plug(domid, 2, "")
         x.fine("usbctrl-detach", "commands", "0")
         assert len(x.fine("usb-list", "commands").splitlines()) == 1
         x.fine("usbctrl-attach", "commands", "type=qusb")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +128,8 @@ def plug(store: Store, device: Device, port: int, what: str) -> None:
     except Unable:
         for path in (device.backend_path, device.libxl_path):
             store.write(f"{path}/port/{port}", "")
+        with suppress(Unable):  # so that whoever tries again does not find the old reason
+            wait_plugged(store, device, [port])
         raise
 
 
