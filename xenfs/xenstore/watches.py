@@ -61,9 +61,12 @@ class Watches:
             self._forget(watch)
 
     def table(self) -> str:
-        """All of them: whose, on which path, and the token, which may have blanks."""
+        """All of them: whose, on which path, and the token, which may have blanks; what is not printable is escaped, so
+        that no token looks like another line.
+        """
         found = sorted((watch.client.domid, watch.path, watch.token) for at in self._at.values() for watch in at)
-        return "".join(f"{line}\n" for line in ("domid path token", *(" ".join(map(str, one)) for one in found)))
+        rows = (f"{domid} {path} {ascii(token)[1:-1]}" for domid, path, token in found)
+        return "".join(f"{line}\n" for line in ("domid path token", *rows))
 
     @staticmethod
     def _no(path: str, token: str) -> list[Watch]:
