@@ -58,7 +58,7 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
             now = look.sample(*wants)
             watched = time.monotonic() - began
             events = _events(feed, now, seen) if feed is not None else []
-            seen = time.time()
+            seen = max([seen, *(change.time for change in now.changes)])
             if as_json:
                 print(text.as_json(names, now, before, watched, events), flush=True)
             else:
@@ -76,10 +76,11 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
 
 
 def _events(feed: Feed, now: Sample, since: float) -> list[Event]:
-    """What has come since then."""
+    """The calls that have come since we last asked, and the changes of the store since then."""
     feed.update()
-    changes = [of_change(change) for change in now.changes]
-    return [event for event in shown(list(feed.events), changes, "") if event.time > since]
+    calls = list(feed.events)
+    feed.events.clear()
+    return shown(calls, [of_change(change) for change in now.changes if change.time > since], "")
 
 
 def _has_screen() -> bool:
