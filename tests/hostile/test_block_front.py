@@ -110,14 +110,18 @@ class DiskBack:
         self.ring.publish()
         self.channel.notify()
 
-    def honest(self, entry: Entry) -> None:
+    def carry_out(self, entry: Entry) -> None:
         """Do what a request asks: the disk is full of the letter z."""
-        op, count, _, number, _, rest = entry
+        op, count, _, _, _, rest = entry
         if op == Op.read:
             for ref, first, last in SEGMENT.iter_unpack(rest[: count * SEGMENT.size]):
                 with self.root.memory.map(self.domid, [ref]) as view:
                     view[first * 512 : (last + 1) * 512] = b"z" * ((last - first + 1) * 512)
-        self.answer((number, op, 0))
+
+    def honest(self, entry: Entry) -> None:
+        """Do what a request asks, and say so."""
+        self.carry_out(entry)
+        self.answer((entry[3], entry[0], 0))
 
     def serve_until(self, over: object) -> None:
         """Answer honestly until something is true: attaching a loop device reads from the disk."""
@@ -229,6 +233,7 @@ def test_b14_a_response_that_answers_nothing_breaks_the_device_and_the_guest_wai
 def test_b14_a_response_that_comes_twice(back: DiskBack) -> None:
     reader = back.start(READ)
     entry = back.take()
+    back.carry_out(entry)  # for a frontend that takes the first before it sees the second
     back.ring.ring.respond(entry[3], entry[0], 0)
     back.ring.raw.scribble_slot(back.ring.raw.get("rsp_prod") + 1, back.ring.raw.slot(back.ring.raw.get("rsp_prod")))
     back.ring.publish()
