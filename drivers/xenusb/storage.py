@@ -12,6 +12,7 @@ import struct
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from types import SimpleNamespace
 
 from xenblk.guest_disk import GuestDisk
@@ -35,6 +36,17 @@ _LARGEST = 4 * MOST
 """Bytes of one command: so many requests fit into the ring together with two more."""
 _SENSE_SIZE = 18
 _UNIT_ATTENTION = 6
+
+
+class Verdict(Enum):
+    """What became of a command."""
+
+    done = auto()
+    refused = auto()
+    """The device says that it was not done; sense tells why."""
+    broken = auto()
+    """Neither: the device is to be reset."""
+    gone = auto()
 
 
 @dataclass(slots=True)
@@ -84,6 +96,9 @@ class Storage:
         self._tag = 0
         self._running = self._gone = False
         self._suspended = False
+        self._why = ""
+        """What was wrong with the last command that was not done."""
+        self._failing = False
         self._geometry = SimpleNamespace(blocks=0, block=SECTOR_SIZE, readonly=False)
         device.claims[interface.number] = self
         self._run(self._begin(), self._begun)
@@ -263,6 +278,13 @@ class Storage:
             self._wishes[0].next = 0  # again, when the device is back
             return
         wish = self._wishes.popleft()
+        if not (good or self._failing):  # of many that follow each other the first tells enough
+            word = BlockOp(wish.op).name
+            self._end.log(
+                f"{self._end!r}: port {self._device.port}: {self.name}: {word} of {wish.size} bytes at sector "
+                f"{wish.sector}: I/O error after {wish.next}: {self._why}"
+            )
+        self._failing = not good
         wish.done(good)
         if self.disk is not None:
             self.disk.file.go_on()
@@ -272,24 +294,28 @@ class Storage:
         """A command until it is done, or is known not to be possible."""
         for _ in range(_TRIES):
             verdict = yield from self._once(job)
-            if verdict is Status.ok:
+            if verdict is Verdict.done:
                 return True
-            if verdict is Status.nodev or self._gone or self._suspended:
+            if verdict is Verdict.gone or self._gone or self._suspended:
                 return False
-            if verdict is Status.inval:  # the command was refused
+            if verdict is Verdict.refused:
                 sense = Job(bytes((0x03, 0, 0, 0, _SENSE_SIZE, 0)), _SENSE_SIZE)
-                if (yield from self._once(sense)) is Status.ok and not self._worth_trying(sense.data):
+                if (yield from self._once(sense)) is Verdict.done and not self._worth_trying(sense.data):
                     return False
             else:
                 yield from self._recover()
         return False
 
-    @staticmethod
-    def _worth_trying(sense: bytes) -> bool:
+    def _worth_trying(self, sense: bytes) -> bool:
+        self._why = f"sense {sense[2:3].hex()}/{sense[12:13].hex()}/{sense[13:14].hex()}"
         return len(sense) > 2 and sense[2] & 0x0F in (0, 1, _UNIT_ATTENTION)
 
-    def _once(self, job: Job) -> Generator[list[Want], None, Status]:
-        """Command, data and status: ok; inval when the device says that it was not done; or what went wrong."""
+    def _broken(self, why: str) -> Verdict:
+        self._why = why
+        return Verdict.broken
+
+    def _once(self, job: Job) -> Generator[list[Want], None, Verdict]:
+        """Command, data and status, once."""
         self._tag = (self._tag + 1) & 0xFFFFFFFF
         command = Command(self._tag, job.size, job.inward, 0, job.words)
         first = self._bulk(self._out, bulk_only.COMMAND.size, command.emit())
@@ -297,10 +323,8 @@ class Storage:
         status = self._bulk(self._in, bulk_only.STATUS.size)
         yield [first, *data, status]
         wrong = next((want.status for want in (first, *data) if want.status not in (Status.ok, Status.stall)), None)
-        if wrong is not None:
-            return wrong
-        if first.status is Status.stall:
-            return Status.stall
+        if wrong is not None or first.status is Status.stall:
+            return self._failed(wrong or first.status)
         halted = any(want.status is Status.stall for want in data)
         if halted:
             yield [self._clear(self._in if job.inward else self._out)]
@@ -310,19 +334,27 @@ class Storage:
             status = self._bulk(self._in, bulk_only.STATUS.size)
             yield [status]
         if status.status is not Status.ok:
-            return status.status
+            return self._failed(status.status)
         outcome = Outcome.parse(status.data)
         if outcome is None or outcome.tag != self._tag:
-            return Status.stall
+            return self._broken("a status that is none of this command")
         if job.wish is None:
             job.data = b"".join(want.data for want in data)[: job.size - outcome.residue]
         elif outcome.status == PASSED and (outcome.residue or any(want.actual < want.size for want in data)):
-            return Status.stall
+            return self._broken("passed, with less data than was asked for")
         if outcome.status == PASSED:
             if job.wish is not None and job.inward and not self._gone:
                 self._drain(job.wish, job.at, data)
-            return Status.ok
-        return Status.inval if outcome.status == bulk_only.FAILED else Status.stall
+            return Verdict.done
+        if outcome.status != bulk_only.FAILED:
+            return self._broken(f"status {outcome.status}")
+        self._why = "refused, and it does not say why"
+        return Verdict.refused
+
+    def _failed(self, status: Status) -> Verdict:
+        """A transfer was not carried out."""
+        self._why = f"a transfer ends with {status.name}"
+        return Verdict.gone if status is Status.nodev else Verdict.broken
 
     def _bulk(self, endpoint: Endpoint, size: int, data: bytes = b"") -> Want:
         device = self._device
