@@ -81,8 +81,9 @@ def spellings(kind: str, path: Path, folder: Path) -> list[str]:
     return [f"{kind}:{name}" for name in (path, f"{path.parent}/./{path.name}", *folder.iterdir())]
 
 
-@pytest.mark.parametrize("text", [f"serial:/{OURS}/line", f"usbip:{OURS}/1-1", f"usbip:{OURS}:3241/1-1.2"])
-def test_what_is_no_file_is_claimed_by_its_name(text: str) -> None:
+@pytest.mark.parametrize("form", ["serial:/{}/line", "usbip:{}/1-1", "usbip:{}:3241/1-1.2"])
+def test_what_is_no_file_is_claimed_by_its_name(form: str) -> None:
+    text = form.format(OURS)
     claimed_once(text)
     with closing(Claim(text)), closing(Claim(f"{text}0")):
         refused(text)
