@@ -23,8 +23,8 @@ $(READY): pyproject.toml xenfs/debian-packages.txt
 demo: $(READY) ## the main job, shown in a terminal
 	$(BIN)/xenfs demo
 
-test: $(READY) ## every test
-	$(BIN)/python -m pytest
+test: $(READY) ## every test, a file at a time on each processor
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(READY) ## ruff, mypy --strict, import directions
 	$(BIN)/ruff check .
