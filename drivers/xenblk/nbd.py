@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from xenfs.abi.blkif import SECTOR_SIZE
+from xenfs.sockets import short
 
 _MAGIC, _OPTION, _REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x3E889045565A9
 _FIXED, _NO_ZEROES = 1, 2
@@ -41,7 +42,8 @@ class NbdDisk:
         self._numbers = itertools.count(1)
         try:
             self._socket.settimeout(SECONDS)
-            self._socket.connect(path)
+            with short(path) as address:
+                self._socket.connect(address)
             self._size, self._flags = self._agree(name)
             self._socket.settimeout(None)
         except BaseException:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from xenfs.sockets import short
 from xennet.pcapng import Writer
 
 _BUFFER = 4 << 20
@@ -25,7 +26,8 @@ class Capture:
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-            self._socket.connect(path)
+            with short(path) as address:
+                self._socket.connect(address)
             self._lost = 0
             self._writer = Writer(self, [name])
         except BaseException:

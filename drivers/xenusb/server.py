@@ -18,6 +18,7 @@ from pathlib import Path
 
 from xenfs.abi.usbif import PipeType, Status
 from xenfs.domain.mounted.xen import default_root
+from xenfs.sockets import Door, short
 from xenfs.xenbus import Frontend
 from xenfs.xenbus.loop import Gate
 from xenfs.xenbus.process import OWN_NETWORK
@@ -55,8 +56,10 @@ class Server:
         known = Path(f"{default_root()}.run", str(end.domain.domid))
         self._folder = Path(tempfile.mkdtemp(prefix="usb-", dir=known if os.access(known, os.W_OK) else None))
         self._local = socket.socket(socket.AF_UNIX)
-        self._local.bind(f"{self._folder}/{end.device.id}")
+        with short(f"{self._folder}/{end.device.id}") as path:
+            self._local.bind(path)
         self._listeners = [self._local]
+        self._doors: list[Door] = []
         end.store.write(f"{end.path}/{SOCKET}", f"{self._folder}/{end.device.id}")
         if os.environ.get(OWN_NETWORK) and (public := self._public()) is not None:
             self._listeners.append(public)
@@ -65,7 +68,9 @@ class Server:
         for listener in self._listeners:
             listener.setblocking(False)
             listener.listen(16)
-            end.loop.watch(listener.fileno(), partial(self._came, listener))
+            door = Door(listener)
+            self._doors.append(door)
+            end.loop.watch(listener.fileno(), partial(self._came, door, listener is self._local))
 
     @staticmethod
     def _public() -> socket.socket | None:
@@ -79,15 +84,13 @@ class Server:
         found.close()
         return None
 
-    def _came(self, listener: socket.socket) -> None:
-        try:
-            connection, _ = listener.accept()
-        except OSError:
-            return  # whoever came has gone again
+    def _came(self, door: Door, local: bool) -> None:
+        if (connection := door.accept()) is None:
+            return
         try:
             if len(self.connections) >= _MOST_CONNECTIONS:
                 raise OSError(errno.EMFILE, "too many connections")
-            self.connections.add(Connection(self, connection, local=listener is self._local))
+            self.connections.add(Connection(self, connection, local=local))
         except OSError:
             connection.close()
 
@@ -116,6 +119,8 @@ class Server:
         for listener in self._listeners:
             self.end.loop.unwatch(listener.fileno())
             listener.close()
+        for door in self._doors:
+            door.close()
         for connection in list(self.connections):
             connection.close()
         with suppress(OSError):

@@ -33,7 +33,8 @@ ROOMS = {
     "xenfs.abi": Room(("xenfs.abi",), pure=True),
     "xenfs.hypervisor": Room(("xenfs.hypervisor", "xenfs.abi"), pure=True),
     "xenfs.xenstore": Room(("xenfs.xenstore", "xenfs.abi"), pure=True),
-    "xenfs.xenstore.server": Room(("xenfs.xenstore", "xenfs.abi")),
+    "xenfs.xenstore.server": Room(("xenfs.xenstore", "xenfs.abi", "xenfs.sockets")),
+    "xenfs.sockets": Room(),
     "xenfs.libfuse": Room(),
     "xenfs.fusemount": Room(("xenfs.libfuse",)),
     "xenfs.fs": Room(("xenfs.fs", "xenfs.abi", *FUSE, *MODELS)),
@@ -50,7 +51,7 @@ ROOMS = {
     "xenfs.demo": FRONT,
     "xenfs.pytest_plugin": FRONT,
     "xenfs.reference": FRONT,
-    "drivers": Room((*DRIVER.may, *FUSE, "drivers"), never=(INPROCESS,)),
+    "drivers": Room((*DRIVER.may, *FUSE, "xenfs.sockets", "drivers"), never=(INPROCESS,)),
     "tools": Room(("xenfs", "drivers", "tools")),
 }
 """By name of the room; the longest that fits a module counts, `xenfs` only for its own __init__."""

@@ -17,6 +17,7 @@ from xenfs.commands.failure import Unable
 from xenfs.commands.machine import frames, within
 from xenfs.domain import Refused
 from xenfs.domain.mounted import MountedDomain
+from xenfs.sockets import short
 
 ANSWER_SECONDS = 5.0
 _LARGEST = 1 << 18
@@ -45,7 +46,8 @@ def listening(root: MountedDomain, point: str, backend: str) -> Iterator[socket.
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ours,
     ):
         path = f"{home}/socket"
-        ours.bind(path)
+        with short(path) as address:
+            ours.bind(address)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         owner = Path(point, "domains", backend.split("/")[3]).stat()
         for place in (home, path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from xenfs.sockets import Door, short
 from xenfs.xenstore.connection import Connection
 from xenfs.xenstore.store import Store
 
@@ -28,10 +28,6 @@ class Loop(Protocol):
 
     def unwatch(self, fd: int) -> None:
         """Forget it."""
-
-
-def _spare() -> int:
-    return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Peer:
@@ -104,47 +100,32 @@ class Server:
         self.peers: set[Peer] = set()
         self.stirred: dict[Peer, None] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._spare = _spare()
         try:
             self._bind()
             self._socket.listen(BACKLOG)
+            self._door = Door(self._socket)
         except OSError:
             self._socket.close()
             raise
         loop.watch(self._socket.fileno(), self._accept)
 
     def _bind(self) -> None:
-        folder = os.open(os.path.dirname(self.path) or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH120
         before = os.umask(0o177)
         try:
-            # by the folder's descriptor, since the path itself may be longer than the 108 bytes of an address
-            short = f"/proc/self/fd/{folder}/{Path(self.path).name}"
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-                if probe.connect_ex(short) == 0:
-                    raise FileExistsError(errno.EADDRINUSE, "somebody listens there", self.path)
-            if Path(short).is_socket():
-                Path(short).unlink()
-            self._socket.bind(short)
+            with short(self.path) as path:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    if probe.connect_ex(path) == 0:
+                        raise FileExistsError(errno.EADDRINUSE, "somebody listens there", self.path)
+                if Path(path).is_socket():
+                    Path(path).unlink()
+                self._socket.bind(path)
         finally:
             os.umask(before)
-            os.close(folder)
 
     def _accept(self) -> None:
-        try:
-            connection, _ = self._socket.accept()
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                self._turn_away()
-            return  # else it has gone again
-        connection.setblocking(False)
-        self.peers.add(Peer(self, connection))
-
-    def _turn_away(self) -> None:
-        """There is no descriptor left: close the connection, which would else be offered again and again."""
-        os.close(self._spare)
-        with contextlib.suppress(OSError):
-            self._socket.accept()[0].close()
-        self._spare = _spare()
+        if (connection := self._door.accept()) is not None:
+            connection.setblocking(False)
+            self.peers.add(Peer(self, connection))
 
     def flush(self) -> None:
         """Send the events that others have caused."""
@@ -157,5 +138,5 @@ class Server:
             peer.close()
         self.loop.unwatch(self._socket.fileno())
         self._socket.close()
-        os.close(self._spare)
+        self._door.close()
         Path(self.path).unlink(missing_ok=True)
