@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,14 +85,17 @@ def xen_mount(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Mounte
     except MountFailed as error:
         pytest.fail(str(error), pytrace=False)
     held: list[str] = []
+    answers = True
     try:
         mount.arm(seconds)
         machine = MountedXen(mount)
         yield machine
-        with suppress(OSError):  # the daemon is dead, which `rest` tells
+        try:
             held = machine.leaks()
+        except OSError:  # it is dead, or will be in a moment
+            answers = False
         machine.close()
-        alive = mount.rest()
+        alive = mount.rest() and answers
     finally:
         mount.close()
     if not _failed(request):
