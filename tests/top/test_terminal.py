@@ -177,7 +177,7 @@ def test_ctrl_c_while_words_are_typed(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_window_that_grows_and_shrinks(lab: Lab, tmp_path: Path) -> None:
-    with watching(tmp_path, lab.point) as made:
+    with watching(tmp_path, lab.point, COLUMNS="80", LINES="24") as made:
         assert " cpu" not in made.lines[3]
         made.resize(*LARGE)
         made.until(" usb   cpu")

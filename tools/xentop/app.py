@@ -557,8 +557,18 @@ def _seconds(said: str) -> float | None:
     return value if _DELAYS[0] <= value <= _DELAYS[1] else None
 
 
+def forget_size() -> None:
+    """Do not believe what the environment says of the terminal's size, which stays so when the window changes; a
+    browser's has no other way to be told.
+    """
+    if "TEXTUAL_DRIVER" not in os.environ:
+        for name in ("COLUMNS", "LINES"):
+            os.environ.pop(name, None)
+
+
 def watch(point: str, delay: float, pane: str) -> None:
     """Be the monitor until it is ended."""
+    forget_size()
     app = Monitor(point, delay, pane)
     signal.signal(signal.SIGTERM, lambda *_: app.exit(return_code=128 + signal.SIGTERM))  # the terminal is left clean
     app.run()

@@ -205,8 +205,9 @@ class _Posed(Look):
 
 
 async def _draw(scene: Scene) -> dict[str, str]:
-    from xentop.app import Monitor
+    from xentop.app import Monitor, forget_size
 
+    forget_size()
     posed, drawn = _Posed(scene), dict[str, str]()
     app = Monitor(scene.point, 0.05, PANES[0], posed)
     try:
