@@ -470,12 +470,13 @@ def test_after_usbfront_is_killed_the_devices_are_there_again(tmp_path_factory: 
 def test_what_is_asked_behind_a_large_transfer_does_not_overtake_it(bay: Bay, domid: int) -> None:
     with bay.opened(domid, LOOPBACK) as handle:
         handle.control(Setup(1, 11, 1, 0))
-        results: list[bytes] = []
+        results: dict[int, bytes] = {}
 
         def ask(size: int) -> threading.Thread:
-            thread = threading.Thread(
-                target=lambda: results.append(handle.transfer(IN | 1, size=size, seconds=30).data)
-            )
+            def read() -> None:
+                results[size] = handle.transfer(IN | 1, size=size, seconds=30).data
+
+            thread = threading.Thread(target=read)
             thread.start()
             return thread
 
@@ -490,4 +491,4 @@ def test_what_is_asked_behind_a_large_transfer_does_not_overtake_it(bay: Bay, do
         writers[1].start()
         for thread in (*writers, reader, second):
             thread.join(30)
-        assert results == [b"a" * 100_000, b"b" * 10]
+        assert results == {100_000: b"a" * 100_000, 10: b"b" * 10}
