@@ -57,7 +57,7 @@ class UsbBack(Backend):
         self._news.clear()
         for port in self.ports.values():
             port.reset()
-            if port.device is not None:
+            if port.speed:
                 self._news.append((port.number, port.speed))
         self._channel = self.bind_channel(int(their["event-channel"]), self._event)
         requests = Requests(ring, self._channel, grants, self.ports, self.counters)

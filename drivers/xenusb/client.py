@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from xenfs.domain import Domain, Refused
 from xenfs.domain.mounted import open_domain
+from xenfs.sockets import short
 from xenusb import usbip
 from xenusb.descriptors import ENGLISH, STANDARD, TO_DEVICE, Ask, Configuration, DeviceDescriptor, Kind, Setup, text
 from xenusb.device import Packet
-from xenusb.remote import receive, take
+from xenusb.importing import receive, take
 from xenusb.server import SOCKET
 from xenusb.usbip import Answers, Code, Exported, Malformed, Op, Short, Submit, Submitted
 
@@ -39,7 +40,8 @@ def sockets(domain: Domain) -> list[str]:
 def _connect(path: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX)
     try:
-        connection.connect(path)
+        with short(path) as address:
+            connection.connect(address)
     except OSError as error:
         connection.close()
         raise OSError(error.errno, f"usbfront does not listen: {error.strerror}", path) from None

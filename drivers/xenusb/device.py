@@ -89,6 +89,9 @@ class Host(Protocol):
     def attempt(self, call: Call) -> None:
         """Call what may raise OSError, which unplugs the device; for everything that a loop calls."""
 
+    def arrived(self) -> None:
+        """The device is there, and has its speed now: for one that was made without."""
+
     def unplugged(self, why: str) -> None:
         """The device has gone, of its own accord."""
 
@@ -98,7 +101,8 @@ class Host(Protocol):
 
 class UsbDevice(Protocol):
     """A device. It is made by calling its class with an argument, a text, and a Host; that raises OSError with what is
-    wrong, and the device is then as good as absent.
+    wrong, and the device is then as good as absent. One that cannot tell its speed at once has Speed.none until it says
+    `arrived`.
     """
 
     speed: Speed

@@ -32,8 +32,8 @@ CONTROL_SECONDS = 5.0
 _MOST_CONFIGURATIONS = 8
 _MOST_DESCRIPTORS = 16384
 _IN = 0x80
-_PATIENCE = 2.0
-"""Seconds in which a device is expected back, once there is another backend."""
+_PATIENCE = 6.0
+"""Seconds in which a device is expected back, once there is another backend; a usbip server may take five."""
 Steps = Generator[Want, Want, None]
 Taken = Callable[[], None]
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 STATUS = "port-status"
 """Keys `port-status/N` of the backend's: what is in a port, or why nothing is."""
 GROUP = "xenusb.devices"
+COMING = "connecting"
+"""The status of a device that does not have its speed yet."""
 _BUS_PATH = re.compile(r"\d+-\d+(\.\d+)*")
 _SHOWN = 200
 _BY_NAME = ("python", "usbip", "serial")
@@ -114,6 +116,11 @@ class Seat:
         except Exception as error:  # of a class that a user wrote, perhaps
             self.unplugged(words(error))
 
+    def arrived(self) -> None:
+        """See Host."""
+        if self._port.seat is self:
+            self._port.arrived()
+
     def unplugged(self, why: str) -> None:
         """See Host."""
         if self._port.seat is self:
@@ -159,27 +166,39 @@ class Port:
             make, argument = find(text)
             self._claim = Claim(text)
             device = make(argument, self.seat)
-            self.speed = Speed(device.speed)
+            speed = Speed(device.speed)
         except Exception as error:  # of a class that a user wrote, perhaps
             self.seat = None
             self._let_go()
             self.status = f"error {words(error)}"[:_SHOWN]
             self.say(words(error))
         else:
-            self.device = device
-            self.status = f"connected {self.speed.name}"
-            self.back.plugged(self, self.speed)
+            self.device, self.status = device, COMING
+            if speed:
+                self._there(speed)
+
+    def _there(self, speed: Speed) -> None:
+        self.speed, self.status = speed, f"connected {speed.name}"
+        self.back.plugged(self, speed)
+
+    def arrived(self) -> None:
+        """A device that was made without its speed has it now."""
+        if self.device is not None and not self.speed:
+            self._there(Speed(self.device.speed))
+            self.back.report(self)
 
     def empty(self) -> None:
         """Unplug what is in it."""
         device, self.device, self.seat = self.device, None, None
+        told = self.speed
         self.address, self.status, self._text, self.speed = 0, "empty", "", Speed.none
         if device is not None:
             try:
                 device.close()
             except Exception as error:
                 self.say(words(error))
-            self.back.plugged(self, Speed.none)
+            if told:
+                self.back.plugged(self, Speed.none)
         self._let_go()
 
     def _let_go(self) -> None:

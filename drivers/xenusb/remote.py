@@ -4,59 +4,22 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
 
 from xenfs.abi.usbif import PipeType, Speed, Status
 from xenfs.xenbus.loop import Gate
 from xenusb import usbip
 from xenusb.descriptors import STANDARD, Ask, Setup
 from xenusb.device import Host, Transfer
+from xenusb.importing import Importing, Taken, parse
 from xenusb.outbox import Outbox
-from xenusb.usbip import Answers, Code, Exported, Malformed, Op, Short, Submit, Submitted
+from xenusb.usbip import Answers, Code, Malformed, Short, Submit, Submitted
 
-SECONDS = 5.0
-"""How long is waited for the server when the device is plugged in."""
 _ROOM = 1 << 16
 _MOST_WAITING, _MOST_ASKED = 4 << 20, 1024
 """Bytes that a server does not take, and transfers that it does not answer, before it is given up."""
 _KNOWN = {int(status): status for status in Status}
 RESET_PORT = 0x23, 3, 4
 """How usbip asks for a reset of the device, as a hub is asked: type, request and value."""
-
-
-def parse(argument: str) -> tuple[str, int, str]:
-    """Host, port and bus id. Raises OSError."""
-    place, slash, bus_id = argument.rpartition("/")
-    host, colon, port = place.rpartition(":")
-    if not colon:
-        host, port = place, str(usbip.PORT)
-    if not (slash and host and bus_id and port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise OSError(errno.EINVAL, "not of the form usbip:host[:port]/bus-id", argument)
-    return host.strip("[]"), int(port), bus_id
-
-
-def receive(connection: socket.socket, size: int, deadline: float | None = None) -> bytes:
-    """So many bytes. Raises OSError when the peer ends before, or it takes too long."""
-    found = bytearray()
-    while len(found) < size:
-        if deadline is not None:
-            connection.settimeout(max(0.001, deadline - time.monotonic()))
-        part = connection.recv(size - len(found))
-        if not part:
-            raise OSError(errno.ECONNRESET, "the server has ended the connection")
-        found += part
-    return bytes(found)
-
-
-def take(connection: socket.socket, bus_id: str, deadline: float | None = None) -> Exported:
-    """Have a device of a server's. Raises OSError."""
-    connection.sendall(usbip.OP.pack(usbip.VERSION, Op.import_request, 0) + usbip.BUS_ID.pack(bus_id.encode()))
-    version, code, status = usbip.OP.unpack(receive(connection, usbip.OP.size, deadline))
-    if version != usbip.VERSION or code != Op.import_reply:
-        raise OSError(errno.EPROTO, f"the server answers 0x{code:x} in version {version:x}")
-    if status:
-        raise OSError(errno.ENODEV, "the server does not give it: there is none, or somebody has it")
-    return Exported.parse(receive(connection, usbip.DEVICE_SIZE, deadline))[0]
 
 
 def _check_packets(transfer: Transfer, answer: Submitted) -> None:
@@ -73,33 +36,32 @@ def _check_packets(transfer: Transfer, answer: Submitted) -> None:
 class RemoteDevice:
     """The device. Implements UsbDevice."""
 
+    speed = Speed.none
+
     def __init__(self, argument: str, host: Host) -> None:
-        """Connect, and import it. Raises OSError."""
-        name, port, bus_id = parse(argument)
-        self._host, deadline = host, time.monotonic() + SECONDS
-        try:
-            self._socket = socket.create_connection((name, port), SECONDS)
-        except OSError as error:
-            raise OSError(error.errno or errno.EHOSTUNREACH, error.strerror or str(error), argument) from None
-        try:
-            exported = take(self._socket, bus_id, deadline)
-            speeds = {int(speed): speed for speed in Speed if speed}
-            if exported.speed not in speeds:
-                raise OSError(errno.EPROTO, f"its speed is {exported.speed}, which usbif does not have")
-        except OSError as error:
-            self._socket.close()
-            raise OSError(error.errno or errno.EIO, error.strerror or str(error), argument) from None
-        self.speed, self._id = speeds[exported.speed], exported.id
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket.setblocking(False)
-        self._number = 0
+        """Begin to connect, and to import it. Raises OSError."""
+        parse(argument)
+        self._host = host
         self._asked: dict[int, Transfer] = {}
         self._numbers: dict[Transfer, int] = {}
-        self._answers = Answers()
         self._unlinking: dict[int, int] = {}
+        self._number = self._id = 0
+        self._answers = Answers()
+        self._socket: socket.socket | None = None
+        self._importing = Importing(argument, host.loop, lambda result: host.attempt(lambda: self._imported(result)))
+
+    def _imported(self, result: Taken | OSError) -> None:
+        if isinstance(result, OSError):
+            raise result
+        self._socket, exported = result
+        self.speed, self._id = Speed(exported.speed), exported.id
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket.setblocking(False)
+        host = self._host
         self._outbox = Outbox(host.loop, self._socket, lambda: host.attempt(self._outbox.push))
         self._listening = Gate(host.loop, self._socket.fileno(), lambda: host.attempt(self._came))
         self._listening.open()
+        host.arrived()
 
     def submit(self, transfer: Transfer) -> None:
         """See UsbDevice."""
@@ -130,6 +92,7 @@ class RemoteDevice:
         self._outbox.send(data)
 
     def _came(self) -> None:
+        assert self._socket is not None
         data = self._socket.recv(_ROOM)
         if not data:
             raise OSError(errno.ECONNRESET, "the usbip server has ended the connection")
@@ -184,7 +147,9 @@ class RemoteDevice:
             self._send(Short(Code.unlink, own, number, self._id).emit())
 
     def reset(self) -> None:
-        """See UsbDevice."""
+        """See UsbDevice. Nothing happens to one that has not been imported yet."""
+        if self._socket is None:
+            return
         for transfer in list(self._numbers):
             self.cancel(transfer)
         for setup in (Setup(*RESET_PORT), Setup(STANDARD << 5, Ask.set_configuration, 0)):
@@ -192,8 +157,10 @@ class RemoteDevice:
 
     def close(self) -> None:
         """See UsbDevice."""
-        self._listening.shut()
-        self._outbox.close()
-        self._socket.close()
+        self._importing.close()
+        if self._socket is not None:
+            self._listening.shut()
+            self._outbox.close()
+            self._socket.close()
         for transfer in list(self._numbers):
             transfer.end(Status.nodev)

@@ -120,7 +120,7 @@ class Requests:
     def _checked(self, urb: Urb, port: Port) -> Setup | None:
         """What the fields of a request say of each other; its setup packet if it is a control transfer."""
         pipe = urb.pipe
-        if port.device is None:
+        if not port.speed:
             raise Bad(Status.nodev, f"port {port.number} is empty")
         if pipe.address not in (0, port.address):
             raise Bad(Status.nodev, f"there is no device with address {pipe.address} in port {port.number}")

@@ -25,8 +25,8 @@ from xenusb.bulk_only import PASSED, STATUS, Command, Outcome
 from xenusb.descriptors import TO_DEVICE, VENDOR, Setup
 from xenusb.front import UsbFront
 from xenusb.hub import Attached
+from xenusb.importing import take
 from xenusb.loopback import FETCH, STORE
-from xenusb.remote import take
 from xenusb.server import ADDRESS
 from xenusb.stick import IN, OUT
 from xenusb.urbs import MOST, Want

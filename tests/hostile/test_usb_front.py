@@ -20,7 +20,8 @@ import pytest
 from xenusb.client import devices
 from xenusb.descriptors import Ask, Kind, Setup
 from xenusb.device import Packet
-from xenusb.remote import RESET_PORT, take
+from xenusb.importing import take
+from xenusb.remote import RESET_PORT
 from xenusb.urbs import IDS, MOST
 from xenusb.usbip import BUS_ID, ECONNRESET, OP, VERSION, Code, Op, Short, Submit, Submitted
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from xenusb import usbip
 from xenusb.client import Handle, Place, devices
 from xenusb.descriptors import Ask, Setup
-from xenusb.remote import take
+from xenusb.importing import take
 from xenusb.usbip import Short, Submit, Submitted
 from xl import kinds, spec
 

@@ -153,6 +153,10 @@ class Exporter(Listening):
         """See Host."""
         call()
 
+    def arrived(self) -> None:
+        """See Host."""
+        raise AssertionError("it had its speed from the beginning")
+
     def unplugged(self, why: str) -> None:
         """See Host."""
         raise AssertionError(why)

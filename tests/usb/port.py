@@ -52,6 +52,10 @@ class Port:
         except OSError as error:
             self.unplugged(str(error))
 
+    def arrived(self) -> None:
+        """See Host."""
+        raise AssertionError("it had its speed from the beginning")
+
     def unplugged(self, why: str) -> None:
         """See Host."""
         self.gone.append(why)

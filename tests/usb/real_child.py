@@ -42,6 +42,10 @@ class Child:
         except OSError as error:
             self.unplugged(str(error))
 
+    def arrived(self) -> None:
+        """See Host."""
+        raise AssertionError("it had its speed from the beginning")
+
     def unplugged(self, why: str) -> None:
         """See Host: as a port does, have done with the device."""
         self.tell(event="unplugged", why=why)

@@ -352,6 +352,51 @@ def test_a_device_that_is_gone_is_reported_and_stays_so_until_it_is_taken_out(
     assert port.status == "connected high"
 
 
+# What does not have its speed at once.
+
+
+class Late(Gadget):
+    """It has its speed when somebody says so."""
+
+    about = About(1, 2, "user", "Late")
+    speed = Speed.none
+
+    def come(self) -> None:
+        """Say so."""
+        self.speed = Speed.full
+        self.host.arrived()
+
+
+@pytest.fixture
+def late(port: ports.Port) -> Late:
+    port.plug(f"python:{__name__}:Late:{OURS}")
+    assert isinstance(port.device, Late)
+    return port.device
+
+
+def test_what_is_late_is_there_when_it_says_so(back: Back, port: ports.Port, late: Late) -> None:
+    assert (back.reports, back.speeds) == ([(1, "connecting")], [])
+    for _ in range(2):
+        late.come()
+        assert back.reports[1:] == [(1, "connected full")]
+        assert back.speeds == [(1, Speed.full)]
+    port.plug("")
+    assert back.speeds[1:] == [(1, Speed.none)]
+
+
+def test_what_is_taken_out_before_it_has_come_was_never_there(back: Back, port: ports.Port, late: Late) -> None:
+    port.plug("")
+    late.come()
+    assert back.reports[1:] == [(1, "empty")]
+    assert back.speeds == []
+
+
+def test_what_does_not_come_was_never_there(back: Back, port: ports.Port, late: Late) -> None:
+    late.host.unplugged("nobody answers")
+    assert back.reports[1:] == [(1, "error nobody answers")]
+    assert (port.device, back.speeds) == (None, [])
+
+
 # What classes of users do.
 
 

@@ -18,8 +18,8 @@ import pytest
 from xenusb.client import Handle
 from xenusb.descriptors import Setup
 from xenusb.device import Packet
+from xenusb.importing import receive
 from xenusb.loopback import BULK, FETCH, HALT, INTERRUPT, ISOC, STORE, Loopback
-from xenusb.remote import receive
 from xenusb.stick import Stick
 from xenusb.usbip import ECONNRESET, Code, Short, Submitted
 from xl import usb
@@ -1115,6 +1115,18 @@ def test_why_there_is_no_device(bay: Bay, domid: int, name: str) -> None:
         assert server.came == 1
     assert bay.usb_back(domid) == back
     assert works(bay, domid)
+
+
+def test_while_a_server_is_silent_other_ports_go_on(bay: Bay, domid: int) -> None:
+    controller = bay.controller(domid)
+    with Liar(silent) as server:
+        bay.stage.store.write(f"{controller.backend_path}/port/{FAR}", server.text)
+        until(lambda: server.came == 1, SECONDS)
+        assert works(bay, domid)
+        assert status_of(bay, domid) == "connecting"
+        assert not bay.front_key(domid, f"port/{FAR}")
+        bay.plug(domid, FAR, "")
+    assert status_of(bay, domid) == "empty"
 
 
 def test_nobody_listens(bay: Bay, domid: int) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from xenusb.ports import STATUS
+from xenusb.ports import COMING, STATUS
 
 from xenfs.commands.failure import Unable
 from xenfs.domain import Store
@@ -140,9 +140,12 @@ def wait_plugged(store: Store, device: Device, wanted: Iterable[int]) -> None:
         key, filled = f"{STATUS}/{port}", bool(end.raw(f"port/{port}"))
 
         def settled(key: str = key, filled: bool = filled) -> bool:
-            return bool(end.raw(key)) and (end.raw(key) != "empty") is filled
+            said = end.raw(key)
+            return said not in (None, "", COMING) and (said != "empty") is filled
 
         if not Waiting(store, f"{device.backend_path}/{key}").until(settled, DESTROY_SECONDS):
+            if end.raw(key) == COMING:
+                raise Unable(f"{device}: port {port}: not connected within {DESTROY_SECONDS:.0f} s")
             raise Unable(f"{device}: its backend has not looked at port {port} within {DESTROY_SECONDS:.0f} s")
         verdict, _, why = (end.raw(key) or "").partition(" ")
         if filled and verdict == "error":
