@@ -6,6 +6,7 @@ import base64
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -73,7 +74,22 @@ class Served:
 
     @property
     def url(self) -> str:
+        """The address that it has printed."""
+        return self.said.partition(" ")[0]
+
+    @property
+    def base(self) -> str:
+        """The same without the key."""
         return f"http://127.0.0.1:{self.port}/"
+
+    def cookie(self) -> str:
+        """What a browser says after it has come by the whole address."""
+        status, headers, _ = self.get(self.url.removeprefix(self.base[:-1]))
+        assert (status, headers["Location"]) == (303, "/")
+        said = headers["Set-Cookie"]
+        assert "HttpOnly" in said
+        assert "SameSite=Strict" in said
+        return said.partition(";")[0]
 
     def monitors(self) -> list[int]:
         """The processes that it has started."""
@@ -254,7 +270,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def test_it_listens_on_loopback_alone(served: Served) -> None:
-    assert served.said == f"{served.url} shows the machine; Ctrl-C ends it"
+    assert re.fullmatch(rf"{served.base}\?key=[-\w]{{22}} shows the machine; Ctrl-C ends it", served.said)
     assert listeners(served.port) == [LOOPBACK]
 
 
@@ -281,8 +297,8 @@ def test_nothing_is_fetched_from_elsewhere(served: Served, browser: Browser) -> 
     page = browser.open(served.url)
     page.until("Domain-0")
     fetched = page.fetched()
-    assert {f"{served.url}static/js/textual.js", f"{served.url}static/css/xterm.css"} <= set(fetched)
-    ours = (served.url, served.url.replace("http:", "ws:"))
+    assert {f"{served.base}static/js/textual.js", f"{served.base}static/css/xterm.css"} <= set(fetched)
+    ours = (served.base, served.base.replace("http:", "ws:"))
     assert [url for url in fetched if not url.startswith(ours)] == []
     assert page.failed() == []
     assert page.value("document.fonts.check(\"16px 'Roboto Mono'\")") is True
@@ -338,15 +354,31 @@ def test_pages_of_other_sites_do_not_reach_it(served: Served) -> None:
         "Connection": "Upgrade", "Upgrade": "websocket", "Sec_WebSocket_Version": "13",
         "Sec_WebSocket_Key": "MDEyMzQ1Njc4OWFiY2RlZg==",
     }  # fmt: skip
-    host = f"127.0.0.1:{served.port}"
+    host, upgrade["Cookie"] = f"127.0.0.1:{served.port}", served.cookie()
     assert served.get("/ws", Origin="http://example.org", **upgrade)[0] == 403
     assert served.get("/ws", Origin="null", **upgrade)[0] == 403
     assert served.get("/ws", Origin=f"http://{host}", Host=f"example.org:{served.port}", **upgrade)[0] == 403
-    assert served.get("/", Host="example.org")[0] == 403
-    assert served.get("/", Host="localhost")[0] == 200
-    status, headers, _ = served.get("/")
+    assert served.get("/", Host="example.org", Cookie=served.cookie())[0] == 403
+    assert served.get("/", Host="localhost", Cookie=served.cookie())[0] == 200
+    status, headers, _ = served.get("/", Cookie=served.cookie())
     assert status == 200
     assert "frame-ancestors 'none'" in (headers["Content-Security-Policy"] or "")
+    assert served.monitors() == []
+
+
+def test_whoever_does_not_know_the_key_sees_nothing(served: Served) -> None:
+    known = served.cookie()
+    for cookie in (
+        "",
+        f"{known}x",
+        known[:-1],
+        known.replace("xenfs-top", "xenfs-pot"),
+        "=".join(known.split("=")[:1]),
+    ):
+        for path in ("/", "/?key=", "/?key=wrong", "/ws", "/static/js/textual.js", "/nowhere"):
+            status, _, said = served.get(path, Cookie=cookie)
+            assert (status, said) == (403, "open it by the whole address that xenfs top --web has printed\n")
+    assert served.get("/static/js/textual.js", Cookie=known)[0] == 200
     assert served.monitors() == []
 
 

@@ -1,7 +1,8 @@
 """The monitor in a browser, on loopback.
 
-textual-serve does it, with its scripts from its own files. Three things are ours: no page of another site reaches the
-machine through the browser, nothing is fetched from elsewhere, and whatever was started ends with the server.
+textual-serve does it, with its scripts from its own files. Four things are ours: only whoever knows the key that is in
+the printed address sees the machine, since loopback is everybody's; no page of another site reaches it through the
+browser, nothing is fetched from elsewhere, and whatever was started ends with the server.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import shlex
 import sys
 from typing import Any
@@ -42,6 +44,28 @@ async def _ours_alone(request: web.Request, handler: Handler) -> web.StreamRespo
     return await handler(request)
 
 
+class _Key:
+    """Who may see it: whoever has come by the whole address, and by a cookie remembers having done so."""
+
+    def __init__(self, port: int) -> None:
+        """A new one. Cookies do not tell ports apart, so the port is in its name."""
+        self._name, self.text = f"xenfs-top-{port}", secrets.token_urlsafe(16)
+
+    def _is(self, said: str | None) -> bool:
+        return said is not None and secrets.compare_digest(said.encode(errors="replace"), self.text.encode())
+
+    @web.middleware
+    async def asked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer nobody else."""
+        if self._is(request.query.get("key")) and request.path == "/":
+            answer = web.HTTPSeeOther("/")
+            answer.set_cookie(self._name, self.text, httponly=True, samesite="Strict")
+            return answer
+        if not self._is(request.cookies.get(self._name)):
+            raise web.HTTPForbidden(text="open it by the whole address that xenfs top --web has printed\n")
+        return await handler(request)
+
+
 async def _fetch_nothing(request: web.Request, response: web.StreamResponse) -> None:
     allowed = f"default-src 'self' 'unsafe-inline' data:; connect-src ws://{request.host}; frame-ancestors 'none'"
     response.headers["Content-Security-Policy"] = allowed
@@ -49,6 +73,8 @@ async def _fetch_nothing(request: web.Request, response: web.StreamResponse) -> 
 
 class _Server(Server):
     """textual-serve's, at whatever name and port the browser has come by, and with an end."""
+
+    key: _Key
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
         """The page, with the font that is here."""
@@ -80,7 +106,7 @@ class _Server(Server):
         """What aiohttp is to serve."""
         self._open = set[asyncio.Task[Any]]()
         made = await self._make_app()
-        made.middlewares.append(_ours_alone)
+        made.middlewares.extend((_ours_alone, self.key.asked))
         made.on_response_prepare.append(_fetch_nothing)
         return made
 
@@ -92,10 +118,12 @@ def serve(point: str, port: int) -> None:
     os.environ["XEN"] = point
     monitor = f"exec {shlex.join([sys.executable, '-c', _MONITOR, point])}"
     server = _Server(monitor, host=_HOST, port=port, title="xenfs top")
+    server.key = _Key(port)
+    address = f"http://{_HOST}:{port}/?key={server.key.text}"
     try:
         web.run_app(
             server.app(), host=_HOST, port=port, access_log=None, shutdown_timeout=_END_SECONDS,
-            print=lambda _: print(f"http://{_HOST}:{port}/ shows the machine; Ctrl-C ends it", flush=True),
+            print=lambda _: print(f"{address} shows the machine; Ctrl-C ends it", flush=True),
         )  # fmt: skip
     except OSError as error:
         raise Unable(f"port {port}: {os.strerror(error.errno or 0)}") from None
