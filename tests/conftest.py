@@ -7,6 +7,12 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a shell: whatever is started
     signal.signal(signal.SIGINT, signal.default_int_handler)  # here would ignore Ctrl-C too, for good
 
-pytest.register_assert_rewrite("tests.models", "tests.hostile.rings", "tests.mounted.command.lab", "tests.unit.forms")
+pytest.register_assert_rewrite(
+    "tests.models",
+    "tests.hostile.rings",
+    "tests.mounted.command.lab",
+    "tests.unit.forms",
+    "tests.usb.configurations",
+)
 
 pytest_plugins = "pytester"
