@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,9 @@ from xenfs.xenbus import Device
 
 STICK, LOOPBACK, SERIAL = 0x5854, 0x5857, 0x5856
 """Products."""
+IN, OUT = 0x80, 0x00
+"""Directions, with which the number of an endpoint is its address."""
+MiB = 1 << 20
 
 
 class Bay(Yard):
@@ -130,3 +133,8 @@ class Bay(Yard):
         for domid in self.stage.domids():
             spec.detach(self.stage.store, spec.attached(self.stage.store, domid, "vusb"))
         super().close()
+
+
+def changed(look: Callable[[], object], before: object) -> bool:
+    """Whether something is not what it was."""
+    return look() != before
