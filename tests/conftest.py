@@ -13,6 +13,8 @@ pytest.register_assert_rewrite(
     "tests.mounted.command.lab",
     "tests.unit.forms",
     "tests.usb.configurations",
+    "tests.usb.gadgets",
+    "tests.usb.mass",
 )
 
 pytest_plugins = "pytester"
