@@ -1,11 +1,11 @@
-"""What tests of USB are given: a machine with guests, and an emulated device in a port that is in memory.
+"""What tests of USB are given: a machine with guests, an emulated device in a port that is in memory, a RealDevice.
 
 There is one bay for the tests of a file that leave it as it was; those that kill have one of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,10 +14,13 @@ from xenusb.descriptors import TO_INTERFACE, Ask
 from xenusb.gadget import Gadget
 from xenusb.loopback import Loopback
 
+from tests.need import need_tool
 from tests.usb.bay import Bay
 from tests.usb.gadgets import DEVICES, image
 from tests.usb.mass import Mass
 from tests.usb.port import Port
+from tests.usb.real_program import Bench, need_libusb
+from tests.usb.real_samples import SOUND
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +64,41 @@ def back(port: Port) -> Loopback:
 @pytest.fixture
 def mass(port: Port, tmp_path: Path) -> Mass:
     return Mass(port, image(tmp_path / "image"))
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Bench]]:
+    """One for all, but another after a test that was its end."""
+    need_tool("umockdev-run", "umockdev")
+    need_libusb()
+    made: list[Bench] = []
+
+    def get() -> Bench:
+        if not made or made[-1].process.poll() is not None:
+            made.append(Bench(tmp_path_factory.mktemp("bench")))
+        return made[-1]
+
+    yield get
+    for bench in made:
+        bench.close()
+
+
+@pytest.fixture
+def empty(benches: Callable[[], Bench]) -> Iterator[Bench]:
+    """With a device that is not plugged in yet."""
+    bench = benches()
+    with bench.having():
+        yield bench
+
+
+@pytest.fixture
+def bench(empty: Bench) -> Bench:
+    """With the device plugged in."""
+    assert empty.plug() == {"event": "plugged", "speed": "high"}
+    return empty
+
+
+@pytest.fixture
+def sound(bench: Bench) -> Bench:
+    assert bench.set(Ask.set_interface, 1, SOUND, TO_INTERFACE) == ("ok", 0)
+    return bench

@@ -1,5 +1,5 @@
 """A program under umockdev-run that has a RealDevice in a loop, as a port of usbback has; it is told by lines of JSON
-what to do, and tells likewise what has happened. See Program of test_real.py.
+what to do, and tells likewise what has happened. See Program of real_program.py.
 """
 
 from __future__ import annotations
