@@ -15,6 +15,7 @@ pytest.register_assert_rewrite(
     "tests.usb.configurations",
     "tests.usb.gadgets",
     "tests.usb.mass",
+    "tests.usb.port",
     "tests.usb.real_program",
 )
 

@@ -17,7 +17,6 @@ from xenusb import usbip
 from xenusb.descriptors import ENGLISH, STANDARD, TO_DEVICE, Ask, Configuration, DeviceDescriptor, Kind, Setup, text
 from xenusb.device import Packet
 from xenusb.importing import receive, take
-from xenusb.server import SOCKET
 from xenusb.usbip import Answers, Code, Exported, Malformed, Op, Short, Submit, Submitted
 
 _IN = 0x80
@@ -33,7 +32,7 @@ def sockets(domain: Domain) -> list[str]:
     with suppress(Refused):
         for number in sorted(domain.store.list("device/vusb"), key=int):
             with suppress(Refused):
-                found.append(domain.store.read(f"device/vusb/{number}/{SOCKET}").decode())
+                found.append(domain.store.read(f"device/vusb/{number}/{usbip.SOCKET_KEY}").decode())
     return found
 
 

@@ -25,8 +25,6 @@ from xenusb.exports import Exports
 from xenusb.hub import Attached, Hub
 from xenusb.urbs import Urbs
 
-SOCKET, ADDRESS = "xenfs-usb", "xenfs-usbip"
-"""Keys of the frontend's: where the two are."""
 _MOST_CONNECTIONS = 128
 _PORTS = 32
 """Ports that are tried, for a guest with several controllers."""
@@ -46,11 +44,11 @@ class Server:
             self._local.bind(path)
         self._listeners = [self._local]
         self._doors: list[Door] = []
-        end.store.write(f"{end.path}/{SOCKET}", f"{self._folder}/{end.device.id}")
+        end.store.write(f"{end.path}/{usbip.SOCKET_KEY}", f"{self._folder}/{end.device.id}")
         if os.environ.get(OWN_NETWORK) and (public := self._public()) is not None:
             self._listeners.append(public)
             host, port = public.getsockname()
-            end.store.write(f"{end.path}/{ADDRESS}", f"{host}:{port}")
+            end.store.write(f"{end.path}/{usbip.ADDRESS_KEY}", f"{host}:{port}")
         for listener in self._listeners:
             listener.setblocking(False)
             listener.listen(16)

@@ -14,6 +14,8 @@ from enum import IntEnum
 
 from xenusb.device import Packet
 
+SOCKET_KEY, ADDRESS_KEY = "xenfs-usb", "xenfs-usbip"
+"""Keys of a frontend's: where a guest's programs find its server, on a Unix socket and on loopback."""
 PORT = 3240
 VERSION = 0x0111
 OP = struct.Struct(">HHI")

@@ -27,10 +27,9 @@ from xenusb.front import UsbFront
 from xenusb.hub import Attached
 from xenusb.importing import take
 from xenusb.loopback import FETCH, STORE
-from xenusb.server import ADDRESS
 from xenusb.stick import IN, OUT
 from xenusb.urbs import MOST, Want
-from xenusb.usbip import Answers, Exported, Submit, Submitted
+from xenusb.usbip import ADDRESS_KEY, Answers, Exported, Submit, Submitted
 from xl import spec, usb
 
 from tests.mounted.mount import until
@@ -309,7 +308,7 @@ def main(domid: int, image: str) -> None:
         held.callback(echo.close)
         root = held.enter_context(MountedDomain(0))
         front = held.enter_context(controller(root, image))
-        address = root.store.read(f"{usb.controllers(root.store, domid)[0].frontend_path}/{ADDRESS}").decode()
+        address = root.store.read(f"{usb.controllers(root.store, domid)[0].frontend_path}/{ADDRESS_KEY}").decode()
         places = {place.exported.bus_id: place for place in client.devices(domid)}
         place = places[f"1-{LOOPBACK}"]
         handle = held.enter_context(place.open())

@@ -167,8 +167,9 @@ def test_what_is_asked_behind_a_large_transfer_does_not_overtake_it(bay: Bay, do
         writers = [
             threading.Thread(target=handle.transfer, args=(OUT | 1, data)) for data in (b"a" * 100_000, b"b" * 10)
         ]
+        before = bay.usb_stats(domid)[0].bytes_out
         writers[0].start()
-        until(lambda: bay.usb_stats(domid)[0].bytes_out > 0, SECONDS)
+        until(lambda: bay.usb_stats(domid)[0].bytes_out > before, SECONDS)
         writers[1].start()
         for thread in (*writers, reader, second):
             thread.join(30)

@@ -99,7 +99,9 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="One look, and its rates, and that is all.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look.")] = False,
     panes: Annotated[str, typer.Option("-p", "--panes", help=f"Of {', '.join(NAMES)}.")] = "",
-    web: Annotated[int, typer.Option("--web", metavar="PORT", help="The same in a browser, at the address printed.")] = 0,
+    web: Annotated[
+        int, typer.Option("--web", metavar="PORT", help="The same in a browser, at the address printed.")
+    ] = 0,
 ) -> None:
     """Watch the machine at $XEN: domains, devices, rings, pages, event channels, the store, and the trace.
 
