@@ -17,6 +17,7 @@ pytest.register_assert_rewrite(
     "tests.usb.mass",
     "tests.usb.port",
     "tests.usb.real_program",
+    "tests.usb.peers",
 )
 
 pytest_plugins = "pytester"

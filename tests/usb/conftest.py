@@ -21,11 +21,23 @@ from tests.usb.mass import Mass
 from tests.usb.port import Port
 from tests.usb.real_program import Bench, need_libusb
 from tests.usb.real_samples import SOUND
+from tests.usb.peers import SET_INTERFACE, line, taken
+from tests.usb.vhci import Vhci
 
 
 @pytest.fixture(scope="module")
 def bay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bay]:
     made = Bay(tmp_path_factory.mktemp("bay"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bay]:
+    """A bay for those that kill."""
+    made = Bay(tmp_path_factory.mktemp("own"))
     try:
         yield made
     finally:
@@ -102,3 +114,18 @@ def bench(empty: Bench) -> Bench:
 def sound(bench: Bench) -> Bench:
     assert bench.set(Ask.set_interface, 1, SOUND, TO_INTERFACE) == ("ok", 0)
     return bench
+
+
+@pytest.fixture
+def peer(bay: Bay, domid: int) -> Iterator[Vhci]:
+    """A connection that has no device yet."""
+    with line(bay, domid) as found:
+        yield found
+
+
+@pytest.fixture
+def vhci(peer: Vhci) -> Vhci:
+    """One that has the loop-back, with its endpoints."""
+    taken(peer, "1-1")
+    assert peer.control(1, SET_INTERFACE, 1, 0).status == 0
+    return peer
