@@ -25,7 +25,8 @@ from xenusb.remote import RESET_PORT
 from xenusb.urbs import IDS, MOST
 from xenusb.usbip import BUS_ID, ECONNRESET, OP, VERSION, Code, Op, Short, Submit, Submitted
 
-from tests.hostile.usb_back import IMPORT, PORTS, SECONDS, UsbBack, UsbMachine
+from tests.hostile.peer import SECONDS
+from tests.hostile.usb_back import PORTS, UsbBack, UsbMachine
 from tests.hostile.usb_liars import (
     BULK,
     CAPACITIES,
@@ -43,6 +44,7 @@ from tests.hostile.usb_liars import (
     liars,
     when,
 )
+from tests.hostile.usb_program import IMPORT
 from tests.mounted.mount import until
 from xenfs.abi.usbif import Status, Urb
 from xenfs.abi.xenbus import XenbusState as S
