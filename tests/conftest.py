@@ -8,16 +8,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)  # here would ignore Ctrl-C too, for good
 
 pytest.register_assert_rewrite(
-    "tests.models",
     "tests.hostile.rings",
+    "tests.hostile.usb_front",
+    "tests.hostile.usb_guest",
+    "tests.models",
     "tests.mounted.command.lab",
     "tests.unit.forms",
     "tests.usb.configurations",
     "tests.usb.gadgets",
     "tests.usb.mass",
+    "tests.usb.peers",
     "tests.usb.port",
     "tests.usb.real_program",
-    "tests.usb.peers",
 )
 
 pytest_plugins = "pytester"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import pytest
 from xenusb.descriptors import Ask, Setup
 
 from tests.hostile.peer import SECONDS, PeerHost, RingGuest
@@ -171,3 +172,25 @@ class UsbGuest(RingGuest):
         self.put(bytes(18))
         assert self.ask(self.setup(LOOPBACK, Setup(0x80, 6, 0x100, 0, 18), number=3)) == [(3, 0, 0, 18, 0)]
         assert self.page(12)[8:12] == bytes.fromhex("09125758")
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UsbHost]:
+    with ExitStack() as held:
+        made = UsbHost(tmp_path_factory.mktemp("host"), held)
+        yield made
+        until(lambda: not made.held(), SECONDS)
+        assert made.mount.rest()
+
+
+@pytest.fixture
+def patient(host: UsbHost) -> Iterator[UsbGuest]:
+    """A guest whose backend offers."""
+    with host.guest() as guest:
+        yield guest
+
+
+@pytest.fixture
+def guest(patient: UsbGuest) -> UsbGuest:
+    """Connected, with both devices addressed and configured."""
+    return patient.connect().settle()
