@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 
 from xenblk.guest_disk import FILE
-from xentop.commands import NAMES
+from xentop.text import NAMES
 from xl import kinds, spec
 
 from tests.bench.block import Xenblk

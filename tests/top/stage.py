@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from textual import events
 from textual.keys import _character_to_key
 from textual.pilot import Pilot
-from xentop.app import NAMES, Detail, Monitor
+from xentop.app import NAMES, Monitor
+from xentop.detail import Detail
 from xentop.sheet import Sheet
 
 from tests.mounted.mount import SOON
@@ -78,9 +79,9 @@ class Screen:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._jobs.put_nowait, None)
         self._thread.join(SOON)
-        self.app.thread.join(SOON)
+        self.app.observer.thread.join(SOON)
         assert not self._thread.is_alive()
-        assert not self.app.thread.is_alive()
+        assert not self.app.observer.thread.is_alive()
         self._check()
 
     # What a user does.
@@ -140,8 +141,8 @@ class Screen:
     def pane(self, name: str) -> None:
         """Go to a pane, and wait until it is looked at."""
         self.press(str(NAMES.index(name) + 1))
-        self.wait(lambda: self.app.pane == name)
-        if not self.app.paused:
+        self.wait(lambda: self.app.view.pane == name)
+        if not self.app.observer.paused:
             self.look()
 
     def look(self) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 from xenecho import LAYOUT
 from xentop import app as xentop_app
-from xentop.app import HELP, NAMES
+from xentop.app import NAMES
+from xentop.keys import HELP
 
 from tests.conformance.world import Mount
 from tests.mounted.mount import until
@@ -93,7 +95,7 @@ def test_s_takes_the_next_column_and_says_which(screen: Screen) -> None:
         screen.until(f"sorted by {name}")
     screen.pane("store")
     screen.press("s")
-    assert screen.app.sorted == {"domains": "domid"}, "the store has its own order"
+    assert screen.app.view.sorted == {"domains": "domid"}, "the store has its own order"
 
 
 def test_what_it_is_sorted_by_is_in_sight_on_a_narrow_screen(lab: Lab) -> None:
@@ -467,13 +469,13 @@ def test_tab_goes_round_and_digits_go_at_once(screen: Screen) -> None:
     seen = []
     for _ in NAMES:
         screen.press("tab")
-        seen.append(screen.app.pane)
+        seen.append(screen.app.view.pane)
     assert seen == [*NAMES[1:], NAMES[0]]
     screen.press("shift+tab")
-    assert screen.app.pane == "trace"
+    assert screen.app.view.pane == "trace"
     for place, name in enumerate(NAMES, 1):
         screen.press(str(place))
-        assert screen.app.pane == name
+        assert screen.app.view.pane == name
 
 
 def test_question_mark_tells_the_keys_and_esc_leads_back(screen: Screen) -> None:
@@ -488,7 +490,7 @@ def test_question_mark_tells_the_keys_and_esc_leads_back(screen: Screen) -> None
 def test_tab_does_nothing_behind_what_is_open(screen: Screen) -> None:
     said = screen.open("alpha")
     screen.press("tab", ":", "s")
-    assert screen.app.pane == "domains"
+    assert screen.app.view.pane == "domains"
     screen.press("escape")
     assert not screen.app.query("#words.open")
     assert "alpha" in said
@@ -520,15 +522,16 @@ def test_space_holds_everything_still(town: Town) -> None:
 
 
 COMMANDS: list[tuple[str, str, object]] = [
-    ("rings", "pane", "rings"), ("ev", "pane", "events"), ("domain 1", "filter", "1"), ("delay 2", "delay", 2.0),
-    ("delay .5", "delay", 0.5), ("sort cpu", "sorted", {"domains": "cpu"}), ("domain", "pane", "domains"),
+    ("rings", "view.pane", "rings"), ("ev", "view.pane", "events"), ("domain 1", "view.filter", "1"),
+    ("delay 2", "observer.delay", 2.0), ("delay .5", "observer.delay", 0.5),
+    ("sort cpu", "view.sorted", {"domains": "cpu"}), ("domain", "view.pane", "domains"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("said", "name", "value"), COMMANDS, ids=[said for said, _, _ in COMMANDS])
 def test_a_command_is_obeyed(screen: Screen, said: str, name: str, value: object) -> None:
     screen.command(said)
-    assert getattr(screen.app, name) == value
+    assert attrgetter(name)(screen.app) == value
     assert "a pane's name" not in screen.text
 
 
@@ -543,7 +546,7 @@ def test_nonsense_gives_a_message_and_nothing_more(screen: Screen) -> None:
         screen.command(said)
         screen.until(f"{said}: a pane's name")
         screen.app.clear_notifications()
-    assert (screen.app.pane, screen.app.filter, screen.app.sorted) == ("domains", "", {})
+    assert (screen.app.view.pane, screen.app.view.filter, screen.app.view.sorted) == ("domains", "", {})
     screen.command("")
     assert "a pane's name" not in screen.text
 
@@ -662,7 +665,7 @@ def test_the_mouse_on_tabs_and_lines(crowd: str) -> None:
         screen.click(10, top + 6)
         assert place(screen) == 5 + screen.sheet.scroll_offset.y
         screen.click(screen.lines[1].index("rings"), 1)
-        screen.wait(lambda: screen.app.pane == "rings")
+        screen.wait(lambda: screen.app.view.pane == "rings")
 
 
 def test_the_mouse_on_a_frame(lab: Lab, screen: Screen) -> None:
@@ -776,7 +779,7 @@ def test_a_daemon_that_is_stopped_does_not_stop_the_screen(
 def test_a_long_delay_is_no_silence(bare: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
     with monitor(str(bare.root)) as screen:
         screen.command("delay 60")
-        screen.wait(lambda: screen.app.asked is None)
+        screen.wait(lambda: screen.app.observer.asked is None)
         monkeypatch.setattr(xentop_app, "_SILENT_SECONDS", 0.0)
         screen.press("space", "space")
         screen.until("xenfs top", none="!!")

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from xentop import text
-from xentop.commands import NAMES
 from xentop.panes import PANES
+from xentop.text import NAMES
 
 from tests.conformance.world import Mount
 from tests.mounted.command.lab import PROGRAM, SECONDS, line_of

@@ -19,8 +19,8 @@ from xentop import text
 from xentop.feed import Event, Feed, of_change, shown
 from xentop.look import Look, Sample
 from xentop.panes import PANES
+from xentop.text import NAMES
 
-NAMES = (*PANES, text.TRACE)
 _FIRST_SECONDS = 1.0
 """Between the two looks that rates take, with --once."""
 

@@ -226,8 +226,8 @@ async def _draw(scene: Scene) -> dict[str, str]:
     finally:
         posed.over = True
         posed.turns.release()
-        if app.thread.is_alive():
-            app.thread.join(_SECONDS)
+        if app.observer.thread.is_alive():
+            app.observer.thread.join(_SECONDS)
     return drawn
 
 

@@ -14,6 +14,7 @@ from xentop.panes import PANES, Pane, Row, cells, rows
 GAP = 2
 TRACE = "trace"
 """Which is no table."""
+NAMES = (*PANES, TRACE)
 
 
 def widths(pane: Pane, written: Sequence[Sequence[str]]) -> list[int]:
