@@ -9,6 +9,7 @@ import pytest
 
 from tests.conformance.world import Mount, need_mount
 from tests.top.lab import Lab
+from tests.top.stage import Screen, monitor
 from tests.top.town import Town
 
 
@@ -19,6 +20,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def screen(lab: Lab) -> Iterator[Screen]:
+    """The lab at a usual size."""
+    with monitor(lab.point) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ _Work = Callable[["Pilot[None]"], Awaitable[Any]]
 _DELAY = 0.05
 """Seconds between two looks."""
 _CHARACTERS = {"space": " "}
+SMALLEST, USUAL, LARGE = (40, 10), (80, 24), (200, 60)
+SIZES = [SMALLEST, USUAL, LARGE]
 MARKS = "RMgo\N{MIDDLE DOT}"
 """What a frame may be, by the legend of the map."""
 
@@ -222,6 +224,18 @@ class Screen:
         self.burst("g", *(["j"] * (place + self.sheet.scroll_offset.y)))
         self.press("enter")
         self.wait(lambda: self.detail not in ("", "looking …"))
+        return self.detail
+
+    def map_line(self, frame: int) -> tuple[int, str]:
+        """The line of the map that has this frame, after which of those in sight it is; fails when it is not there."""
+        return next(found for found in enumerate(self.body) if found[1][1:].split()[:1] == [str(frame // 64 * 64)])
+
+    def open_frame(self, frame: int) -> str:
+        """What is said of it; the map must have its line in sight."""
+        place, _ = self.map_line(frame)
+        self.burst("g", *(["j"] * place), *(["h"] * 64), *(["l"] * (frame % 64)))
+        self.press("enter")
+        self.wait(lambda: self.detail.startswith(f"frame {frame} "))
         return self.detail
 
 

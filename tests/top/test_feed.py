@@ -1,0 +1,125 @@
+"""The trace as it comes, without a screen."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xentop.feed import Event, Feed, of_change, shown
+from xentop.mirror import Change
+
+from xenfs.commands.trace import readable
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def called(seq: int, op: str, domid: int = 1, handle: int = 3, **more: Any) -> dict[str, Any]:
+    """A record, as the hypervisor has it."""
+    taken = more.pop("taken", {})
+    return {
+        "seq": seq, "time": seq * 1_000_000_000, "domid": domid, "handle": handle, "op": op, "in": taken, **more,
+    }  # fmt: skip
+
+
+def event(said: dict[str, Any]) -> Event:
+    return Event(said["time"] / 1e9, said["domid"], readable(said), said)
+
+
+NAMED = called(
+    1, "name_ring", handle=3, taken={"frame": 7, "name": "vif-0-tx"}, out={},
+)  # fmt: skip
+GRANTED = called(2, "grant_access", handle=3, taken={"frame": 7, "dom": 0, "flags": 0}, out={"ref": 8})
+MAPPED = called(3, "map_grant_ref", 0, 5, taken={"dom": 1, "ref": 8, "flags": 2}, out={"handle": 1})
+OTHER = called(4, "alloc_frame", 2, 4, out={"frame": 9})
+CALLS = [event(said) for said in (NAMED, GRANTED, MAPPED, OTHER)]
+NODES = [
+    of_change(Change(moment, path, b"4"))
+    for moment, path in (
+        (1.5, "/local/domain/1/device/vif/0/state"), (2.5, "/local/domain/0/backend/vif/1/0/state"),
+        (3.5, "/local/domain/1/device/vif/01/state"), (3.6, "/local/domain/0/backend/vif/0/1/state"),
+        (3.7, "/local/domain/2/device/vbd/0/state"), (3.8, "/tool/vif-0"),
+    )
+]  # fmt: skip
+
+
+def filtered(words: str) -> list[float]:
+    """When what is shown was."""
+    return [one.time for one in shown(list(CALLS), list(NODES), words)]
+
+
+def test_calls_and_changes_in_the_order_of_time() -> None:
+    assert filtered("") == sorted([1, 2, 3, 4, 1.5, 2.5, 3.5, 3.6, 3.7, 3.8])
+
+
+def test_the_trace_of_a_domain() -> None:
+    assert filtered("1") == [1, 1.5, 2, 3.5]
+    assert filtered("0") == [2.5, 3, 3.6]
+    assert filtered("77") == []
+
+
+def test_the_trace_of_a_device_has_both_its_ends() -> None:
+    assert filtered("vif-0") == [1, 1.5, 2, 2.5, 3]
+    assert filtered("vif-1") == [3.6]
+    assert filtered("vbd-0") == [3.7]
+
+
+def test_the_trace_by_a_part_of_its_text() -> None:
+    assert filtered("alloc_frame") == [4]
+    assert filtered("/tool") == [3.8]
+    assert filtered("\N{SUPERSCRIPT TWO}") == []
+    assert filtered("vif-\N{SUPERSCRIPT TWO}") == []
+    assert filtered("[-0") == []
+
+
+def test_a_change_of_the_store_in_a_line() -> None:
+    changes = (
+        Change(0.25, "/local/domain/3/state", b"4"), Change(1.0, "/local/domain/3", None),
+        Change(2.0, "/tool/x", b"\x1b\xff"), Change(3.0, "/local/domain", b""),
+    )  # fmt: skip
+    found = [of_change(change) for change in changes]
+    assert [one.domid for one in found] == [3, 3, -1, -1]
+    assert [one.text.partition("  store  ")[2] for one in found] == [
+        "/local/domain/3/state = '4'", "/local/domain/3 removed", "/tool/x = '\\x1b\\\\xff'", "/local/domain = ''",
+    ]  # fmt: skip
+    assert ".250000" in found[0].text
+
+
+def pipe(folder: Path, past: str) -> None:
+    """A trace and its pipe."""
+    (folder / "hypervisor").mkdir()
+    (folder / "hypervisor" / "trace").write_text(past)
+    os.mkfifo(folder / "hypervisor" / "trace_pipe")
+
+
+def test_the_trace_of_a_device_that_was_there_before(tmp_path: Path) -> None:
+    pipe(tmp_path, "".join(f"{json.dumps(said)}\n" for said in (NAMED, GRANTED, OTHER)))
+    with closing(Feed(str(tmp_path))) as made:
+        assert made.past == [NAMED, GRANTED]
+        assert list(made.events) == []
+        later = event(called(9, "alloc_frame", handle=3, out={"frame": 11}))
+        calls = [event(MAPPED), event(OTHER), later]
+        assert [one.time for one in shown(calls, [], "vif-0", made.past)] == [3, 9]
+        assert shown(calls, [], "vif-0") == []
+
+
+def test_the_pipe_is_read_as_it_comes_and_never_waited_for(tmp_path: Path) -> None:
+    pipe(tmp_path, "")
+    with closing(Feed(str(tmp_path))) as made:
+        writer = os.open(tmp_path / "hypervisor" / "trace_pipe", os.O_WRONLY)
+        assert made.update() == 0
+        line = json.dumps(OTHER).encode()
+        os.write(writer, line[:20])
+        assert (made.update(), list(made.events)) == (0, [])
+        os.write(writer, line[20:] + b"\n" + b'{"lost": 3}\n' + line[:5])
+        assert made.update() == 2
+        assert [one.domid for one in made.events] == [2, -1]
+        assert made.events[0].said == OTHER
+        assert made.events[1].text == "(3 calls lost)"
+        os.write(writer, line[5:] + b"\n")
+        assert made.update() == 1
+        os.close(writer)
+        assert made.update() == 0

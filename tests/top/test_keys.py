@@ -1,0 +1,135 @@
+"""Every key of the monitor, its filter, and its commands."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+
+import pytest
+from xentop.app import NAMES
+from xentop.keys import HELP
+
+from tests.mounted.mount import until
+from tests.top.stage import Screen, monitor
+from tests.top.town import Town
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def test_tab_goes_round_and_digits_go_at_once(screen: Screen) -> None:
+    seen = []
+    for _ in NAMES:
+        screen.press("tab")
+        seen.append(screen.app.view.pane)
+    assert seen == [*NAMES[1:], NAMES[0]]
+    screen.press("shift+tab")
+    assert screen.app.view.pane == "trace"
+    for place, name in enumerate(NAMES, 1):
+        screen.press(str(place))
+        assert screen.app.view.pane == name
+
+
+def test_question_mark_tells_the_keys_and_esc_leads_back(screen: Screen) -> None:
+    for leave in ("escape", "q", "enter"):
+        screen.press("?")
+        assert screen.detail == HELP
+        screen.press(leave)
+        assert screen.detail == ""
+    assert screen.app.is_running
+
+
+def test_tab_does_nothing_behind_what_is_open(screen: Screen) -> None:
+    said = screen.open("alpha")
+    screen.press("tab", ":", "s")
+    assert screen.app.view.pane == "domains"
+    screen.press("escape")
+    assert not screen.app.query("#words.open")
+    assert "alpha" in said
+
+
+def test_q_ends_it(screen: Screen) -> None:
+    screen.press("q")
+    until(lambda: not screen.app.is_running)
+    assert (screen.app.return_code, screen.app.problem) == (0, "")
+
+
+def test_space_holds_everything_still(town: Town) -> None:
+    with monitor(town.point, pane="rings") as screen:
+        screen.press("space")
+        screen.until("|| held")
+        held, before = screen.body, town.in_ring()
+        until(lambda: town.in_ring() > before + 10)
+        assert screen.body == held
+        screen.pane("pages")
+        screen.until("domain 1")
+        screen.pane("rings")
+        screen.until("echo-0-ring")
+        said = screen.open("vusb-0-conn")
+        assert "vusb-0-conn: 512 of 512 in flight" in said
+        screen.press("escape", "space")
+        screen.until("echo-0-ring", none="held")
+        held = screen.body
+        screen.wait(lambda: screen.body != held)
+
+
+COMMANDS: list[tuple[str, str, object]] = [
+    ("rings", "view.pane", "rings"), ("ev", "view.pane", "events"), ("domain 1", "view.filter", "1"),
+    ("delay 2", "observer.delay", 2.0), ("delay .5", "observer.delay", 0.5),
+    ("sort cpu", "view.sorted", {"domains": "cpu"}), ("domain", "view.pane", "domains"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "name", "value"), COMMANDS, ids=[said for said, _, _ in COMMANDS])
+def test_a_command_is_obeyed(screen: Screen, said: str, name: str, value: object) -> None:
+    screen.command(said)
+    assert attrgetter(name)(screen.app) == value
+    assert "a pane's name" not in screen.text
+
+
+NONSENSE = [
+    "nonsense", "[/b] [red", "sort", "sort nothing", "domain x", "domain \N{SUPERSCRIPT TWO}", "delay 0", "delay -1",
+    "delay x", "delay \N{SUPERSCRIPT TWO}", "delay 1e9", "quit now",
+]  # fmt: skip
+
+
+def test_nonsense_gives_a_message_and_nothing_more(screen: Screen) -> None:
+    for said in NONSENSE:
+        screen.command(said)
+        screen.until(f"{said}: a pane's name")
+        screen.app.clear_notifications()
+    assert (screen.app.view.pane, screen.app.view.filter, screen.app.view.sorted) == ("domains", "", {})
+    screen.command("")
+    assert "a pane's name" not in screen.text
+
+
+@pytest.mark.parametrize("said", ["q", "quit"])
+def test_a_command_ends_it(screen: Screen, said: str) -> None:
+    screen.command(said)
+    until(lambda: not screen.app.is_running)
+
+
+def test_keys_that_come_all_at_once_are_typed(screen: Screen) -> None:
+    screen.burst(*":domain", "space", "2", "enter")
+    screen.until("/ 2", none="alpha")
+    screen.press("escape")
+    screen.burst(*"/q:/s", "enter")
+    screen.until("/ q:/s", none="alpha")
+
+
+def test_esc_closes_what_is_typed_and_then_takes_the_filter_away(screen: Screen) -> None:
+    screen.filter("alp")
+    screen.until("/ alp", none="beta")
+    screen.press("/")
+    assert screen.app.query_one("#words").has_focus
+    screen.press("escape")
+    screen.until("/ alp", none="beta")
+    screen.press("escape")
+    screen.until("beta")
+
+
+def test_a_filter_that_nothing_passes_is_no_harm(screen: Screen) -> None:
+    for said in ("\N{SUPERSCRIPT TWO}", "99999999999999999999", "[/b]", "vif-\N{SUPERSCRIPT TWO}"):
+        screen.filter(said)
+        for name in NAMES:
+            screen.pane(name)
+            assert f"/ {said}" in screen.lines[0]
+            assert "alpha" not in "".join(screen.body)
