@@ -18,10 +18,10 @@ from tests.need import need_tool
 from tests.usb.bay import Bay
 from tests.usb.gadgets import DEVICES, image
 from tests.usb.mass import Mass
+from tests.usb.peers import SET_INTERFACE, line, taken
 from tests.usb.port import Port
 from tests.usb.real_program import Bench, need_libusb
 from tests.usb.real_samples import SOUND
-from tests.usb.peers import SET_INTERFACE, line, taken
 from tests.usb.vhci import Vhci
 
 
