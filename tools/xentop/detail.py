@@ -13,7 +13,7 @@ from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from xentop import draw
+from xentop.text import plain
 
 
 class Detail(ModalScreen[None]):
@@ -30,7 +30,7 @@ class Detail(ModalScreen[None]):
     def __init__(self, title: str, lines: list[str]) -> None:
         """Show lines."""
         super().__init__()
-        self._title, self.said = title, list(map(draw.plain, lines))
+        self._title, self.said = title, list(map(plain, lines))
 
     def compose(self) -> ComposeResult:
         """See Screen."""
@@ -40,7 +40,7 @@ class Detail(ModalScreen[None]):
 
     def renew(self, lines: list[str]) -> None:
         """Say it as it is now."""
-        self.said = list(map(draw.plain, lines))
+        self.said = list(map(plain, lines))
         with suppress(NoMatches):  # it is not there yet, or not any more
             self.query_one("#said", Static).update(Text("\n".join(self.said)))
 

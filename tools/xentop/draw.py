@@ -12,7 +12,7 @@ from xentop import frames
 from xentop.feed import Event
 from xentop.frames import COLOURS, Line
 from xentop.panes import Pane, Row, cells
-from xentop.text import GAP, heads, line, widths
+from xentop.text import GAP, heads, line, plain, widths
 
 _BAD, _BUSY = "bold red", "yellow"
 _ENOUGH = 20
@@ -37,13 +37,6 @@ def _style(pane: Pane, row: Row) -> str:
     if pane.name == "store":
         return _BUSY if row["changed"] is not None else ""
     return ""
-
-
-def plain(said: str) -> str:
-    """What a guest may have written, with nothing in it that a terminal would obey."""
-    if said.isprintable():
-        return said
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in said)
 
 
 class Lines(Sequence[Text]):
