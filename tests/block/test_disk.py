@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from xenblk.loopdev import LoopDevice
 
 from tests.block.conftest import need_loop
-from tests.block.yard import Yard, python, run
+from tests.block.yard import Yard, holding, in_mount, python, run
 from tests.mounted.command.lab import PROGRAM
 from tests.mounted.mount import until
 from tests.need import need_tool
@@ -58,10 +57,9 @@ def test_a_filesystem_with_a_tree_in_it(disk: tuple[Yard, Device, Path]) -> None
     yard, device, _ = disk
     node, tree = yard.node(device), REPO / "xenfs"
     run("mkfs.ext4", "-q", node)
-    script = f"mount {node} /mnt && cp -r {tree} /mnt/tree && sync && diff -r {tree} /mnt/tree && umount /mnt"
-    run("unshare", "-m", "sh", "-e", "-c", script)
+    in_mount(node, f"cp -r {tree} /mnt/tree; sync; diff -r {tree} /mnt/tree")
     assert "0.0% non-contiguous" in run("e2fsck", "-fn", node)
-    run("unshare", "-m", "sh", "-e", "-c", f"mount -o ro {node} /mnt && diff -r {tree} /mnt/tree && umount /mnt")
+    in_mount(node, f"diff -r {tree} /mnt/tree", "-o ro")
     stats = yard.back_stats(device)
     assert stats.errors == 0
     assert stats.bytes_in > 2 * MiB
@@ -291,19 +289,12 @@ def test_a_disk_that_is_mounted_is_not_taken_away(disk: tuple[Yard, Device, Path
     need_loop()
     yard, device, image = disk
     run("mkfs.ext4", "-q", yard.node(device))
-    script = f"mount {yard.node(device)} /mnt; echo hello > /mnt/file; echo ok; read x; umount /mnt"
-    words = ["unshare", "-m", "sh", "-e", "-c", script]
-    user = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert user.stdout is not None
-        assert user.stdout.readline() == b"ok\n"
+    with holding(yard.node(device), "echo hello > /mnt/file"):
         yard.stage.store.write(f"{device.backend_path}/online", "0")
         yard.stage.store.write(f"{device.backend_path}/state", "5")
         log = yard.stage.place.guest(device.domid) / "log"
         until(lambda: "is in use" in log.read_text(), SECONDS)
         assert yard.stage.states(device)[0] == 4
-    finally:
-        user.communicate(b"\n", timeout=20)
     until(lambda: yard.stage.states(device)[0] == 6, SECONDS)
     assert run("debugfs", "-R", "cat file", str(image)) == "hello\n", "what was written is on the disk"
 

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from xl import kinds, spec
@@ -131,6 +132,32 @@ def run(*words: str, seconds: float = 60, **more: object) -> str:
     done = subprocess.run(line, capture_output=True, text=True, check=False, **more)  # type: ignore[call-overload]
     assert done.returncode == 0, f"{' '.join(words)}: {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
     return str(done.stdout)
+
+
+def _alone(node: str, script: str, options: str) -> list[str]:
+    """In mounts of its own: what is mounted where all can see it is copied into whatever namespace somebody makes
+    meanwhile, and is then not unmounted by umount.
+    """
+    return ["unshare", "-m", "sh", "-e", "-c", f"mount {options} {node} /mnt; {script}; umount /mnt"]
+
+
+def in_mount(node: str, script: str, options: str = "") -> str:
+    """Have the filesystem of a disk at /mnt while a shell script runs, whose output this is."""
+    return run(*_alone(node, script, options))
+
+
+@contextmanager
+def holding(node: str, script: str) -> Iterator[None]:
+    """Have it there from before a shell script runs until this is over."""
+    words = _alone(node, f"{script}; echo ok; read x", "")
+    user = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"ok\n"
+        yield
+    finally:
+        user.communicate(b"\n", timeout=20)
+    assert user.returncode == 0
 
 
 def python(code: str, *words: str, seconds: float = 60) -> str:

@@ -17,7 +17,7 @@ from xenusb.usbip import ECONNRESET
 from xl import usb
 
 from tests.block.conftest import need_loop
-from tests.block.yard import python, run
+from tests.block.yard import in_mount, python, run
 from tests.mounted.mount import until
 from tests.toolstack.stage import SECONDS
 from tests.usb.bay import LOOPBACK, Bay
@@ -133,23 +133,18 @@ def test_a_kernel_has_it_through_the_guest(bay: Bay, domid: int, peer: Vhci) -> 
 
 def test_a_filesystem_is_made_and_filled_on_a_servers_stick(bay: Bay, domid: int) -> None:
     need_loop()
-    image, mount = bay.image(32 * MiB, "far"), bay.folder / "far-mount"
-    mount.mkdir()
+    image, file, found = bay.image(32 * MiB, "far"), bay.folder / "far-file", bay.folder / "far-found"
+    file.write_bytes(pattern(8 * MiB))
     with Exporter(Stick, str(image)) as server:
         with plugged(bay, domid, FAR, server.text):
             node = bay.block(domid, FAR)
             run("mkfs.ext4", "-q", node)
-            run("mount", node, str(mount))
-            try:
-                (mount / "file").write_bytes(pattern(8 * MiB))
-                python("import os, sys; os.fsync(os.open(sys.argv[1], os.O_RDWR))", f"{mount}/file")
-            finally:
-                run("umount", str(mount))
+            in_mount(node, f"cp {file} /mnt/file; sync /mnt/file")
             assert status_of(bay, domid) == "connected high"
         assert (server.imports, server.said) == (1, [])
     run("e2fsck", "-fn", str(image))
-    run("debugfs", "-R", f"dump /file {mount}/file", str(image))
-    assert (mount / "file").read_bytes() == pattern(8 * MiB)
+    run("debugfs", "-R", f"dump /file {found}", str(image))
+    assert found.read_bytes() == pattern(8 * MiB)
 
 
 # How that ends.
