@@ -30,6 +30,8 @@ from xl.config import GuestConfig
 TERM_SECONDS, LEAVE_SECONDS = 2.0, 10.0
 _REASONS = {"poweroff": ShutdownReason.poweroff, "halt": ShutdownReason.poweroff, "reboot": ShutdownReason.reboot}
 _FIRST, _LAST = 0.1, 5.0
+_ALONE = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "slave")
+"""How root's guests have processes of their own."""
 
 
 class Keeper:
@@ -113,7 +115,7 @@ class Keeper:
         if self._command is not None or not self.config.init:
             return
         shell = ["sh", "-c", self.config.init]
-        alone = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if os.geteuid() == 0 else []
+        alone = _ALONE if os.geteuid() == 0 else ()
         line = [sys.executable, "-m", "xenfs", "exec", str(self.domid), "--", *alone, *shell]
         with (self.place.guest(self.domid) / "console").open("ab") as console:
             self._command = subprocess.Popen(

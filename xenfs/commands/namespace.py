@@ -13,7 +13,7 @@ from pathlib import Path
 from xenfs.commands.failure import Unable
 
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWNET = 0x20000, 0x10000000, 0x40000000
-MS_NOSUID, MS_NOEXEC, MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x2, 0x8, 0x1000, 0x2000, 0x4000, 0x40000
+MS_NOSUID, MS_NOEXEC, MS_BIND, MS_MOVE, MS_REC, MS_SLAVE = 0x2, 0x8, 0x1000, 0x2000, 0x4000, 0x80000
 _HOST, _PARTITIONS = ".host", 15
 """Where the host's /dev is beside a guest's disks, which are links into it; and how many partitions a disk may have."""
 _LIBC = C.CDLL(None, use_errno=True)
@@ -45,7 +45,7 @@ def separate() -> None:
             _check(_LIBC.unshare(CLONE_NEWUSER | CLONE_NEWNS), "user namespace")
             for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
                 Path("/proc/self", name).write_text(text)
-        mount("", "/", flags=MS_REC | MS_PRIVATE)
+        mount("", "/", flags=MS_REC | MS_SLAVE)  # what the host unmounts is not to stay in use here
     except OSError as error:
         raise Unable(f"no {error.filename or 'namespace'}: {error.strerror}{_why(error.errno, uid)}", 125) from error
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.mounted.command.lab import PROGRAM, Lab
 from tests.mounted.command.test_user import as_nobody, reachable
+from tests.need import missing, need_tool
 from xenfs.commands.place import MOUNTINFO
 
 __all__ = ["reachable"]
@@ -75,6 +77,35 @@ def test_the_command_becomes_the_program(xen: Lab) -> None:
     assert started.returncode == -signal.SIGKILL
     check = "import signal; print(signal.getsignal(signal.SIGXFSZ) is signal.SIG_DFL, signal.pthread_sigmask(0, []))"
     assert inside(xen, "1", f'python3 -I -c "{check}"') == "False set()\n"  # Python itself ignores it
+
+
+_UNMOUNT = """
+mkdir "$1" "$2"
+mount -t tmpfs there "$1"
+script="mount -t tmpfs guests $2; echo begun; read x; cut -d' ' -f2 /proc/self/mounts; echo end"
+coproc guest { "${@:3}" sh -c "$script"; }
+read -r -u "${guest[0]}" begun
+umount "$1"
+grep -c " $2 " /proc/self/mounts || true
+echo >&"${guest[1]}"
+while read -r -u "${guest[0]}" where && [ "$where" != end ]; do echo "$where"; done
+"""
+
+
+def test_what_the_host_unmounts_is_not_kept_and_what_the_guest_mounts_is_its_own(xen: Lab, tmp_path: Path) -> None:
+    if os.geteuid():
+        missing("root, who may mount")
+    shared = [need_tool("unshare", "util-linux"), "-m", "--propagation", "shared", "bash", "-ec", _UNMOUNT, "bash"]
+    places = [str(tmp_path / "hosts"), str(tmp_path / "guests")]
+    done = subprocess.run(
+        [*shared, *places, *PROGRAM, "exec", "1", "--"], env=xen.environment, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    seen, *mounts = done.stdout.splitlines()
+    assert seen == "0"
+    assert {places[1], "/dev/xen"} <= set(mounts)
+    assert places[0] not in mounts
 
 
 @pytest.mark.parametrize(("program", "code"), [("no-such-program", 127), ("/etc/passwd", 126)])
