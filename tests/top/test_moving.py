@@ -55,6 +55,7 @@ def test_the_chosen_line_stays_in_sight_on_the_smallest_screen(crowd: str) -> No
         assert place(screen) == 100
         screen.resize(*USUAL)
         screen.resize(*SMALLEST)
+        screen.wait(lambda: any(line.startswith(">") for line in screen.body))
         assert place(screen) == 100
 
 
