@@ -1,4 +1,6 @@
-"""hypervisor/trace and trace_pipe: every hypercall, as it was, to everybody who follows."""
+"""hypervisor/trace, trace_pipe and store_pipe: every hypercall as it was, and what is done with the store, to everybody
+who follows.
+"""
 
 from __future__ import annotations
 
@@ -58,8 +60,8 @@ def test_ctrl_c_ends_a_cat_of_trace_pipe(mnt: Xen) -> None:
             cat.kill()
 
 
-def follow(mnt: Xen) -> int:
-    return os.open(mnt.root / "hypervisor" / "trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+def follow(mnt: Xen, name: str = "trace_pipe") -> int:
+    return os.open(mnt.root / "hypervisor" / name, os.O_RDONLY | os.O_NONBLOCK)
 
 
 def records(fd: int) -> list[dict[str, object]]:
@@ -119,3 +121,45 @@ def test_the_trace_is_what_happened(mnt: Xen, ctl: Ctl) -> None:
     assert (made["op"], made["out"]) == ("bind_ipi", {"port": 1})
     assert (refused["op"], refused["error"], refused["in"]) == ("send", "EINVAL", {"port": 99})
     assert (mnt.root / "hypervisor" / "trace").stat().st_size == len("\n".join(lines)) + 1
+
+
+def test_who_follows_the_store_hears_what_is_done_with_it_from_then_on(mnt: Xen) -> None:
+    node = mnt.root / "xenstore" / "tool" / "followed"
+    node.write_text("before")
+    first = follow(mnt, "store_pipe")
+    node.write_text("1")
+    second = follow(mnt, "store_pipe")
+    assert node.read_text() == "1\n"
+    node.unlink()
+    heard = [(r["domid"], r["op"], r["in"]) for r in records(first)]
+    path = "/tool/followed"
+    assert heard == [(0, "store.write", {"path": path, "value": "1"}), (0, "store.rm", {"path": path})]
+    assert [r["op"] for r in records(second)] == ["store.rm"]
+    os.close(first)
+    node.write_text("2")
+    node.unlink()
+    assert [r["op"] for r in records(second)] == ["store.write", "store.rm"]
+    os.close(second)
+
+
+def test_a_follower_of_the_store_in_a_poller_hears_and_is_told_what_it_lost(mnt: Xen) -> None:
+    node = mnt.root / "xenstore" / "tool" / "followed"
+    fd = follow(mnt, "store_pipe")
+    with select.epoll() as poller:
+        poller.register(fd, select.EPOLLIN)
+        assert poller.poll(0) == []
+        for number in range(5000):
+            node.write_text(str(number))
+        assert poller.poll(SOON) == [(fd, select.EPOLLIN)]
+        *told, lost = records(fd)
+        assert [r["in"]["value"] for r in told] == [str(number) for number in range(len(told))]  # type: ignore[index]
+        assert lost == {"lost": 5000 - 4096}
+        assert poller.poll(0) == []
+    os.close(fd)
+    node.unlink()
+
+
+def test_the_pipes_are_for_the_mounts_owner_and_not_listed(mnt: Xen) -> None:
+    for pipe in (mnt.root / "hypervisor" / name for name in ("store_pipe", "trace_pipe")):
+        assert pipe.stat().st_mode & 0o777 == 0o400
+        assert pipe not in pipe.parent.iterdir()

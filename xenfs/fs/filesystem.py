@@ -19,7 +19,7 @@ from xenfs.fs.fifos import HIDDEN, Fifos, HiddenLines
 from xenfs.fs.loop import Loop
 from xenfs.fs.nodes import Directory, FixedDirectory, Owner, TextFile
 from xenfs.fs.pages import Pages
-from xenfs.fs.stream import OpenStream, TracePipe
+from xenfs.fs.stream import OpenOperations, OpenStream, StorePipe, TracePipe
 from xenfs.fs.work import Work
 from xenfs.fs.xenstore import StoreFiles
 from xenfs.hypervisor import Config, Machine
@@ -27,6 +27,7 @@ from xenfs.hypervisor.errors import HypercallError, NoSuchDomain
 from xenfs.hypervisor.snapshot import frames_table
 from xenfs.hypervisor.tables import grants_table, pages_table, ports_table, rings_table
 from xenfs.xenstore.homes import Homes
+from xenfs.xenstore.operation import Operation
 from xenfs.xenstore.store import Store
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Filesystem:
         self.channel = 0
         self.caller = 0
         self.followers: list[OpenStream] = []
+        self.store_followers: list[OpenOperations] = []
+        self._operations = False
         self._last_ino = ROOT_INO
         self._told = self._shown = 0
         self._trace_lines: deque[str] = deque(maxlen=config.trace)
@@ -75,6 +78,7 @@ class Filesystem:
             "pid": TextFile(self, self, lambda: f"{os.getpid()}\n"),
             "ports": TextFile(self, self, lambda: ports_table(self.machine, self.fifos.has_event)),
             "rings": TextFile(self, self, self._kept(rings_table)),
+            "store_pipe": StorePipe(self, self),
             "trace": TextFile(self, self, self._trace),
             "trace_pipe": TracePipe(self, self),
             "uptime": TextFile(self, self, lambda: f"{time.monotonic() - self._born:.2f}\n"),
@@ -83,7 +87,7 @@ class Filesystem:
         }
         for name in ("grants", "pages", "ports", "rings", "trace", "watches"):
             directory.nodes[name].permissions = 0o400  # they tell of every domain
-        directory.hidden = {"trace_pipe"}
+        directory.hidden = {"store_pipe", "trace_pipe"}
         return directory
 
     def _kept(self, table: Callable[[Machine], str]) -> Callable[[], str]:
@@ -162,7 +166,7 @@ class Filesystem:
             self.machine.call(CloseHandle(handle=handle), self.domid(domain), world=True)
 
     def tend(self) -> bool:
-        """What comes between requests: release a slice of what was left, tell those who follow the trace.
+        """What comes between requests: release a slice of what was left, tell those who follow.
 
         True while there is more to release.
         """
@@ -171,4 +175,15 @@ class Filesystem:
             for follower in list(self.followers):
                 follower.wake()
         self._told = self.machine.trace.last
+        if self._operations:
+            self._operations = False
+            for follower in list(self.store_followers):
+                follower.wake()
         return more
+
+    def operated(self, operation: Operation) -> None:
+        """Something was done with the store, which some follow."""
+        line = operation.line(self.now())
+        for follower in self.store_followers:
+            follower.add(line)
+        self._operations = True

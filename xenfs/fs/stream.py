@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
     from xenfs.fs.request import Request
 
+_KEPT = 4096
+"""Operations of the store that wait for a reader."""
 POLLIN, POLLOUT, POLLERR = 0x1 | 0x40, 0x4 | 0x100, 0x8  # with RDNORM and WRNORM
 
 
@@ -82,6 +84,43 @@ class OpenStream(OpenFile, ABC):
         self._keep(None)
 
 
+class OpenLines(OpenStream, ABC):
+    """Lines to come, of which a read takes as many bytes as it has room for."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        """Nothing to read yet."""
+        super().__init__()
+        self.fs = fs
+        self._text = b""
+
+    @abstractmethod
+    def more(self) -> list[str]:
+        """The lines that have come since it was asked last."""
+
+    @property
+    @abstractmethod
+    def waiting(self) -> bool:
+        """Whether there are any."""
+
+    def take(self, size: int) -> bytes | None:
+        """See OpenStream."""
+        if not self._text and self.waiting:
+            self._text = "".join(f"{line}\n" for line in self.more()).encode()
+        if not self._text:
+            return None
+        data, self._text = self._text[:size], self._text[size:]
+        return data
+
+    def events(self) -> int:
+        """See OpenFile."""
+        return POLLIN if self._text or self.waiting else 0
+
+
+def _lost(count: int) -> list[str]:
+    """A line for those that are not there any more."""
+    return [f'{{"lost": {count}}}'] if count else []
+
+
 class TracePipe(Node):
     """hypervisor/trace_pipe."""
 
@@ -95,34 +134,78 @@ class TracePipe(Node):
         return OpenTrace(self.fs)
 
 
-class OpenTrace(OpenStream):
+class OpenTrace(OpenLines):
     """The trace from now on, a line a record; what was overwritten before it was read is counted in a line."""
 
     def __init__(self, fs: Filesystem) -> None:
         """Begin at the end."""
-        super().__init__()
-        self._fs = fs
+        super().__init__(fs)
         self._seen = fs.machine.trace.last
-        self._text = b""
         fs.followers.append(self)
 
-    def take(self, size: int) -> bytes | None:
-        """See OpenStream."""
-        if not self._text and self._seen < self._fs.machine.trace.last:
-            lost, records = self._fs.machine.trace.since(self._seen)
-            self._seen = self._fs.machine.trace.last
-            said = [f'{{"lost": {lost}}}'] if lost else []
-            self._text = "".join(f"{line}\n" for line in [*said, *(r.line() for r in records)]).encode()
-        if not self._text:
-            return None
-        data, self._text = self._text[:size], self._text[size:]
-        return data
+    @property
+    def waiting(self) -> bool:
+        """See OpenLines."""
+        return self._seen < self.fs.machine.trace.last
 
-    def events(self) -> int:
-        """See OpenFile."""
-        return POLLIN if self._text or self._seen < self._fs.machine.trace.last else 0
+    def more(self) -> list[str]:
+        """See OpenLines."""
+        lost, records = self.fs.machine.trace.since(self._seen)
+        self._seen = self.fs.machine.trace.last
+        return [*_lost(lost), *(record.line() for record in records)]
 
     def release(self) -> None:
         """See OpenFile."""
         super().release()
-        self._fs.followers.remove(self)
+        self.fs.followers.remove(self)
+
+
+class StorePipe(Node):
+    """hypervisor/store_pipe."""
+
+    def __init__(self, fs: Filesystem, owner: Owner) -> None:
+        """Make the inode."""
+        super().__init__(fs, fs.new_ino(), 0o400, owner)
+
+    def open(self, flags: int) -> OpenFile:
+        """Each open hears of what is done from then on."""
+        del flags
+        return OpenOperations(self.fs)
+
+
+class OpenOperations(OpenLines):
+    """What is done with the store from now on, a line an operation; for what there was no room is counted in a line."""
+
+    def __init__(self, fs: Filesystem) -> None:
+        """Begin empty."""
+        super().__init__(fs)
+        self._lines: deque[str] = deque()
+        self._lost = 0
+        fs.store_followers.append(self)
+        fs.store.operated = fs.operated
+
+    def add(self, line: str) -> None:
+        """Something was done."""
+        if len(self._lines) < _KEPT:
+            self._lines.append(line)
+        else:
+            self._lost += 1
+
+    @property
+    def waiting(self) -> bool:
+        """See OpenLines."""
+        return bool(self._lines)
+
+    def more(self) -> list[str]:
+        """See OpenLines."""
+        said = [*self._lines, *_lost(self._lost)]
+        self._lines.clear()
+        self._lost = 0
+        return said
+
+    def release(self) -> None:
+        """See OpenFile. Where nobody follows, nothing is told."""
+        super().release()
+        self.fs.store_followers.remove(self)
+        if not self.fs.store_followers:
+            self.fs.store.operated = None

@@ -15,6 +15,7 @@ from xenfs.xenstore import paths, perms, tree, watches
 from xenfs.xenstore.client import Client
 from xenfs.xenstore.errors import StoreError
 from xenfs.xenstore.node import Node
+from xenfs.xenstore.operation import Operation, followed
 from xenfs.xenstore.perms import Perm, Perms
 from xenfs.xenstore.quotas import Quotas
 from xenfs.xenstore.transaction import Transaction
@@ -35,7 +36,9 @@ class Known:
 
 
 class Store:
-    """The whole store. `heard`, if set, is told of every change, before the watches are."""
+    """The whole store. `heard`, if set, is told of every change, before the watches are; `operated` of every operation
+    that changes something or would, once it is over.
+    """
 
     def __init__(self) -> None:
         """Begin as xenstored does, with domain 0."""
@@ -43,6 +46,7 @@ class Store:
         self.domains: dict[int, Known] = {}
         self.clients: dict[Client, None] = {}
         self.heard: Callable[[Change], None] | None = None
+        self.operated: Callable[[Operation], None] | None = None
         self.special: dict[str, Perms] = {name: (Perm("n", 0),) for name in SPECIAL}
         self.domain_came(0)
         self.domains[0].introduced = True
@@ -179,6 +183,7 @@ class Store:
 
     # --- changing ---
 
+    @followed
     def write(self, client: Client, path: str, value: bytes, tx: int = 0) -> None:
         """Set a value, making the node and its parents when missing."""
         full, view = self._path(client, path), self._view(client, tx)
@@ -192,6 +197,7 @@ class Store:
             view.put(full, new, Change(full, new))
         self._tell()
 
+    @followed
     def mkdir(self, client: Client, path: str, tx: int = 0) -> None:
         """Make an empty node when missing."""
         full, view = self._path(client, path), self._view(client, tx)
@@ -223,6 +229,7 @@ class Store:
             if place != path:
                 tree.link(view, place, node, paths.name(missing[missing.index(place) - 1]))
 
+    @followed
     def rm(self, client: Client, path: str, tx: int = 0) -> None:
         """Remove a node with all below it; a missing one is fine when its parent exists."""
         full, view = self._path(client, path), self._view(client, tx)
@@ -235,6 +242,7 @@ class Store:
         elif view.get(paths.parent(full)) is None:
             raise StoreError(errno.ENOENT, full, "no such node, and no parent")
 
+    @followed
     def set_perms(self, client: Client, path: str, texts: Sequence[str], tx: int = 0) -> None:
         """Set permissions, as the owner."""
         full = paths.absolute(path, client.domid, self.quotas["path-max"], special=True)
@@ -264,6 +272,7 @@ class Store:
 
     # --- transactions ---
 
+    @followed
     def begin(self, client: Client, tx: int = 0) -> int:
         """Start a transaction; its number."""
         if tx:
@@ -274,6 +283,7 @@ class Store:
         limit = None if client.privileged else self.quotas["transaction-nodes"]
         return client.new_transaction(Transaction(self.tree, limit))
 
+    @followed
     def end(self, client: Client, tx: int, commit: bool) -> None:
         """End one. Committing it raises EAGAIN when something that it looked at has changed; it is over in any case."""
         if tx not in client.transactions:
@@ -293,6 +303,7 @@ class Store:
 
     # --- watches ---
 
+    @followed
     def watch(self, client: Client, path: str, token: str, depth: int | None = None) -> None:
         """Begin to watch; the first event, which says to look now, is `first_event`, after the answer."""
         full = paths.absolute(path, client.domid, self.quotas["path-max"], special=True)
@@ -303,6 +314,7 @@ class Store:
         relative = not path.startswith(("/", "@"))
         self.watches.add(client, full, token, relative=relative, depth=depth)
 
+    @followed
     def unwatch(self, client: Client, path: str, token: str) -> None:
         """End a watch."""
         full = paths.absolute(path, client.domid, self.quotas["path-max"], special=True)
@@ -352,6 +364,7 @@ class Store:
         if not client.privileged:
             raise StoreError(errno.EACCES, what, f"domain {client.domid} may not")
 
+    @followed
     def introduce(self, client: Client, domid: int, port: int) -> None:
         """A domain may use the store from now on; once more resets what its clients had."""
         self._control(client, "introduce")
@@ -367,6 +380,7 @@ class Store:
         for other in [c for c in self.clients if c.domid == domid and domid]:
             self.reset(other)
 
+    @followed
     def release(self, client: Client, domid: int) -> None:
         """A domain may no longer use it: its nodes go, as if it had been destroyed."""
         self._control(client, "release")
@@ -385,11 +399,13 @@ class Store:
             raise StoreError(errno.ENOENT, f"domain {domid}", "it has not been introduced")
         return known
 
+    @followed
     def resume(self, client: Client, domid: int) -> None:
         """A domain that had shut down runs again."""
         self._control(client, "resume")
         self._introduced(domid).shutdown = False
 
+    @followed
     def set_target(self, client: Client, domid: int, target: int) -> None:
         """Give a domain the rights of another besides its own."""
         self._control(client, "set_target")
