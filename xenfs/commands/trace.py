@@ -1,4 +1,4 @@
-"""xenfs trace: the hypercalls of a machine."""
+"""xenfs trace: the hypercalls of a machine, and what is done with its store."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from xenfs.commands.machine import within
 from xenfs.commands.place import GONE, served
 from xenfs.hypervisor import text
 from xenfs.hypervisor.trace import Failure, Record
+from xenfs.xenstore import operation
 
 
 def readable(said: dict[str, Any]) -> str:
     """A line for people: time, domain, the call with its arguments, the result."""
     if "lost" in said:
         return f"({said['lost']} calls lost)"
+    if said["op"].startswith(operation.PREFIX):
+        return operation.readable(said)
     record = Record.parse(json.dumps(said))
     moment = datetime.fromtimestamp(record.time / 1e9)
     answer = record.answer
@@ -101,16 +104,28 @@ def records(point: str, follow: bool) -> Iterator[str]:
             raise
 
 
+def operations(point: str) -> Iterator[str]:
+    """What is done with the store from now on."""
+    try:
+        yield from lines(stream(f"{point}/hypervisor/store_pipe"))
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+
+
 @command("trace")
 def trace(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
     domain: Annotated[int | None, typer.Option(metavar="DOMID", help="Only calls of this domain.")] = None,
     device: Annotated[str, typer.Option(metavar="KIND[-N]", help="Only calls for this device, as vif-0.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="The lines as the hypervisor has them.")] = False,
+    store: Annotated[bool, typer.Option("--store", help="What is done with the store instead, until Ctrl-C.")] = False,
     pcap: Annotated[str, typer.Option(metavar="FILE", help="Its packets instead, as pcapng, until Ctrl-C.")] = "",
     of: Annotated[str, typer.Argument(metavar="[DEVICE]", help="With --pcap: DOMID/N or KIND/DOMID/N.")] = "",
 ) -> None:
     """Show the hypercalls that the machine at $XEN remembers: time, domain, call → result.
+
+    With --store, what changes the store, or is refused, by whom, as it comes.
 
     With --pcap, write the packets of a network device to a file (- is stdout): xenfs trace --pcap - 1/0 | tcpdump -r -
 
@@ -122,11 +137,13 @@ def trace(
             raise Unable("packets: --pcap FILE DEVICE", 2)
         capture(point, of, pcap)
         return
+    if store and device:
+        raise Unable("--store and --device do not go together: grep for the device's nodes", 2)
     wanted = DeviceFilter(device) if device else None
     if wanted is not None:  # what is remembered tells whose handle is whose, also of calls before it named its rings
         for line in records(point, follow=False):
             wanted.learn(json.loads(line))
-    for line in records(point, follow):
+    for line in operations(point) if store else records(point, follow):
         if wanted is not None:
             wanted.learn(json.loads(line))
             if not wanted.wants(json.loads(line)):

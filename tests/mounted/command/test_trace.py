@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from tests.mounted.command.lab import PROGRAM, SECONDS, Lab, line_of
+from tests.mounted.mount import until
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -37,6 +40,28 @@ def test_following_the_trace_until_ctrl_c(xen: Lab) -> None:
     _, said = follower.communicate(timeout=10)
     assert (follower.returncode, said) == (130, "")
     xen.fine("umount")
+
+
+def test_what_is_done_with_the_store_until_ctrl_c(xen: Lab) -> None:
+    follower = xen.start(*PROGRAM, "trace", "--store")
+    node = Path(xen.point, "xenstore/tool/followed")
+    assert follower.stdout is not None
+    stdout = follower.stdout.fileno()
+
+    def heard() -> bool:
+        """It follows by now what is done."""
+        node.write_text("1")
+        return bool(select.select([stdout], [], [], 0.1)[0])
+
+    until(heard, SECONDS)
+    assert line_of(follower).endswith("0  store.write path=/tool/followed value='1' → ok")
+    node.unlink()
+    while "store.rm path=/tool/followed" not in line_of(follower):
+        pass
+    follower.send_signal(signal.SIGINT)
+    _, said = follower.communicate(timeout=10)
+    assert (follower.returncode, said) == (130, "")
+    assert "do not go together" in xen.fails("trace", "--store", "--device", "vif-0", code=2)
 
 
 def test_following_ends_with_the_machine(xen: Lab) -> None:
