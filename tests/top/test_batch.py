@@ -183,18 +183,17 @@ def test_the_trace_has_what_comes_while_one_looks(lab: Lab) -> None:
     started = start(lab.point, "--json", "-d", "0.05", "-p", text.TRACE)
     seen: list[dict[str, Any]] = []
 
-    def until_seen(op: str, words: str) -> None:
-        while not any(event.get("op") == op for event in seen) or not any(
-            event.get("store", "").endswith(words) for event in seen
-        ):
+    def until_seen(op: str, what: dict[str, Any]) -> None:
+        while not any(event.get("op") == op for event in seen) or not any(event.get("in") == what for event in seen):
             seen.extend(json.loads(line_of(started))["trace"])
 
     try:
         json.loads(line_of(started))
         domid = lab.create("shortlived")
-        until_seen("create_domain", f"/local/domain/{domid}/name = 'shortlived'")
+        home = f"/local/domain/{domid}"
+        until_seen("create_domain", {"path": f"{home}/name", "value": "shortlived"})
         lab.destroy(domid)
-        until_seen("destroy_domain", f"/local/domain/{domid} removed")
+        until_seen("destroy_domain", {"path": home})
     finally:
         kill(started)
 

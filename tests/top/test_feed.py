@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xentop.feed import Event, Feed, of_change, shown
-from xentop.mirror import Change
-
-from xenfs.commands.trace import readable
+from xentop.feed import Event, Feed, shown
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -25,19 +22,23 @@ def called(seq: int, op: str, domid: int = 1, handle: int = 3, **more: Any) -> d
     }  # fmt: skip
 
 
-def event(said: dict[str, Any]) -> Event:
-    return Event(said["time"] / 1e9, said["domid"], readable(said), said)
-
-
 NAMED = called(
     1, "name_ring", handle=3, taken={"frame": 7, "name": "vif-0-tx"}, out={},
 )  # fmt: skip
 GRANTED = called(2, "grant_access", handle=3, taken={"frame": 7, "dom": 0, "flags": 0}, out={"ref": 8})
 MAPPED = called(3, "map_grant_ref", 0, 5, taken={"dom": 1, "ref": 8, "flags": 2}, out={"handle": 1})
 OTHER = called(4, "alloc_frame", 2, 4, out={"frame": 9})
-CALLS = [event(said) for said in (NAMED, GRANTED, MAPPED, OTHER)]
+CALLS = [Event.of(said) for said in (NAMED, GRANTED, MAPPED, OTHER)]
+
+
+def done(moment: float, path: str, domid: int = 0, **more: Any) -> dict[str, Any]:
+    """What was done with the store, as the hypervisor has it."""
+    taken = {"path": path, "value": "4"}
+    return {"time": int(moment * 1e9), "domid": domid, "op": "store.write", "in": taken, **(more or {"out": {}})}
+
+
 NODES = [
-    of_change(Change(moment, path, b"4"))
+    Event.of(done(moment, path))
     for moment, path in (
         (1.5, "/local/domain/1/device/vif/0/state"), (2.5, "/local/domain/0/backend/vif/1/0/state"),
         (3.5, "/local/domain/1/device/vif/01/state"), (3.6, "/local/domain/0/backend/vif/0/1/state"),
@@ -48,16 +49,16 @@ NODES = [
 
 def filtered(words: str) -> list[float]:
     """When what is shown was."""
-    return [one.time for one in shown(list(CALLS), list(NODES), words)]
+    return [one.time for one in shown(sorted([*CALLS, *NODES], key=lambda one: one.time), words)]
 
 
-def test_calls_and_changes_in_the_order_of_time() -> None:
+def test_calls_and_operations_as_they_came() -> None:
     assert filtered("") == sorted([1, 2, 3, 4, 1.5, 2.5, 3.5, 3.6, 3.7, 3.8])
 
 
 def test_the_trace_of_a_domain() -> None:
     assert filtered("1") == [1, 1.5, 2, 3.5]
-    assert filtered("0") == [2.5, 3, 3.6]
+    assert filtered("0") == [1.5, 2.5, 3, 3.5, 3.6, 3.7, 3.8]
     assert filtered("77") == []
 
 
@@ -75,24 +76,23 @@ def test_the_trace_by_a_part_of_its_text() -> None:
     assert filtered("[-0") == []
 
 
-def test_a_change_of_the_store_in_a_line() -> None:
-    changes = (
-        Change(0.25, "/local/domain/3/state", b"4"), Change(1.0, "/local/domain/3", None),
-        Change(2.0, "/tool/x", b"\x1b\xff"), Change(3.0, "/local/domain", b""),
-    )  # fmt: skip
-    found = [of_change(change) for change in changes]
-    assert [one.domid for one in found] == [3, 3, -1, -1]
-    assert [one.text.partition("  store  ")[2] for one in found] == [
-        "/local/domain/3/state = '4'", "/local/domain/3 removed", "/tool/x = '\\x1b\\\\xff'", "/local/domain = ''",
-    ]  # fmt: skip
+def test_an_operation_of_the_store_in_a_line() -> None:
+    refused = {"error": "EACCES", "text": "/tool/\x1b: domain 3 may not"}
+    found = [Event.of(done(0.25, "/local/domain/3/state", 3)), Event.of(done(2.0, "/tool/\x1b", 3, **refused))]
+    assert [(one.time, one.domid, one.of_store) for one in found] == [(0.25, 3, True), (2.0, 3, True)]
+    assert [one.text.partition("  store.")[2] for one in found] == [
+        "write path=/local/domain/3/state value='4' → ok",
+        "write path=/tool/\\x1b value='4' → EACCES /tool/\\x1b: domain 3 may not",
+    ]
     assert ".250000" in found[0].text
 
 
 def pipe(folder: Path, past: str) -> None:
-    """A trace and its pipe."""
+    """A trace and the pipes."""
     (folder / "hypervisor").mkdir()
     (folder / "hypervisor" / "trace").write_text(past)
-    os.mkfifo(folder / "hypervisor" / "trace_pipe")
+    for name in ("trace_pipe", "store_pipe"):
+        os.mkfifo(folder / "hypervisor" / name)
 
 
 def test_the_trace_of_a_device_that_was_there_before(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_the_trace_of_a_device_that_was_there_before(tmp_path: Path) -> None:
     with closing(Feed(str(tmp_path))) as made:
         assert made.past == [NAMED, GRANTED]
         assert list(made.events) == []
-        later = event(called(9, "alloc_frame", handle=3, out={"frame": 11}))
-        calls = [event(MAPPED), event(OTHER), later]
-        assert [one.time for one in shown(calls, [], "vif-0", made.past)] == [3, 9]
-        assert shown(calls, [], "vif-0") == []
+        later = Event.of(called(9, "alloc_frame", handle=3, out={"frame": 11}))
+        calls = [Event.of(MAPPED), Event.of(OTHER), later]
+        assert [one.time for one in shown(calls, "vif-0", made.past)] == [3, 9]
+        assert shown(calls, "vif-0") == []
 
 
 def test_the_pipe_is_read_as_it_comes_and_never_waited_for(tmp_path: Path) -> None:
@@ -121,5 +121,11 @@ def test_the_pipe_is_read_as_it_comes_and_never_waited_for(tmp_path: Path) -> No
         assert made.events[1].text == "(3 calls lost)"
         os.write(writer, line[5:] + b"\n")
         assert made.update() == 1
+        other = os.open(tmp_path / "hypervisor" / "store_pipe", os.O_WRONLY)
+        os.write(other, json.dumps(done(3.5, "/a", 2)).encode() + b"\n")
+        os.write(writer, line + b"\n")
+        assert made.update() == 2
+        assert [one.time for one in list(made.events)[3:]] == [3.5, 4]
+        os.close(other)
         os.close(writer)
         assert made.update() == 0

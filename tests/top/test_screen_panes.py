@@ -247,7 +247,7 @@ def test_what_a_guest_writes_does_nothing_to_the_terminal(lab: Lab, screen: Scre
     screen.press("escape")
     screen.pane("trace")
     lab.one.store.rm("data/evil")
-    screen.until("data/evil removed")
+    screen.until("store.rm path=/local/domain/1/data/evil")
 
 
 def test_a_filter_of_the_tree_keeps_what_is_above(screen: Screen) -> None:

@@ -15,12 +15,12 @@ def test_calls_and_changes_as_they_come(lab: Lab, screen: Screen) -> None:
     screen.pane("trace")
     with lab.two.events.bind_ipi():
         lab.one.store.write("data/colour", "blue")
-        screen.until("bind_ipi", "colour = 'blue'")
+        screen.until("bind_ipi", "colour value='blue'")
     calls = screen.line("bind_ipi").split()
     assert calls[1:3] == ["2", "bind_ipi"]
     assert "\N{RIGHTWARDS ARROW} ok port=" in screen.line("bind_ipi")
     lab.one.store.rm("data/colour")
-    screen.until("colour removed", "close")
+    screen.until("store.rm path=/local/domain/1/data/colour", "close")
     assert "'op': 'bind_ipi'" in screen.open("bind_ipi")
 
 
@@ -35,9 +35,9 @@ def test_the_trace_by_domain_and_by_text(lab: Lab, screen: Screen) -> None:
     screen.pane("trace")
     with lab.two.events.bind_ipi(), lab.one.events.bind_ipi():
         lab.one.store.write("data/colour", "blue")
-        screen.until("colour = 'blue'")
+        screen.until("colour value='blue'")
         lab.one.store.rm("data/colour")
-        screen.until("colour removed")
+        screen.until("store.rm path=/local/domain/1/data/colour")
     screen.filter("2")
     screen.wait(lambda: [line[1:].split()[1] for line in screen.body if "bind_ipi" in line] == ["2"])
     assert "colour" not in screen.text
@@ -51,8 +51,8 @@ def test_the_trace_of_one_device(town: Town) -> None:
     with monitor(town.point, LARGE, "trace") as screen:
         with town.another_echo():
             screen.filter("echo-1")
-            screen.until("name=echo-1-ring", "map_grant_ref", "bind_interdomain", "device/echo/1/state = '4'")
-            screen.until("backend/echo/1/1/state = '4'", none="vusb")
+            screen.until("name=echo-1-ring", "map_grant_ref", "bind_interdomain", "device/echo/1/state value='4'")
+            screen.until("backend/echo/1/1/state value='4'", none="vusb")
         assert "echo/0" not in screen.text
 
 
@@ -60,7 +60,7 @@ def test_the_trace_of_a_device_that_was_there_before(town: Town) -> None:
     with town.another_echo(), monitor(town.point, LARGE, "trace") as screen:
         screen.filter("echo-1")
         town.detach_echo()
-        screen.until("device/echo/1 removed", "unname_ring name=echo-1-ring", "end_access")
+        screen.until("store.rm path=/local/domain/1/device/echo/1", "unname_ring name=echo-1-ring", "end_access")
 
 
 def test_the_trace_follows_until_one_looks_back(lab: Lab, screen: Screen) -> None:

@@ -138,7 +138,7 @@ class Monitor(App[None]):
         now, view, sheet = self.now, self.view, self.sheet
         sheet.follows = view.pane == text.TRACE
         if view.pane == text.TRACE:
-            sheet.show(*view.trace(now, self.observer.feed))
+            sheet.show(*view.trace(self.observer.feed))
         elif view.pane == "pages":
             sheet.show(*view.frames(now, self.before), columns=range(draw.MAP, draw.MAP + frames.WIDTH))
         else:

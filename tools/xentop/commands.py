@@ -16,7 +16,7 @@ from xenfs.commands.machine import within
 from xenfs.commands.place import served
 from xenfs.domain import Refused
 from xentop import text
-from xentop.feed import Event, Feed, of_change, shown
+from xentop.feed import Event, Feed
 from xentop.look import Look, Sample
 from xentop.panes import PANES
 from xentop.text import NAMES
@@ -48,7 +48,6 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
     wants = sorted({want for name in names if name in PANES for want in PANES[name].wants})
     look = Look(point)
     feed = Feed(point) if text.TRACE in names else None
-    seen = time.time()
     try:
         began, done = time.monotonic(), 0
         before: Sample | None = look.sample(*wants) if once else None
@@ -57,8 +56,7 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
         while True:
             now = look.sample(*wants)
             watched = time.monotonic() - began
-            events = _events(feed, now, seen) if feed is not None else []
-            seen = max([seen, *(change.time for change in now.changes)])
+            events = _events(feed) if feed is not None else []
             if as_json:
                 print(text.as_json(names, now, before, watched, events), flush=True)
             else:
@@ -75,12 +73,12 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
             feed.close()
 
 
-def _events(feed: Feed, now: Sample, since: float) -> list[Event]:
-    """The calls that have come since we last asked, and the changes of the store since then."""
+def _events(feed: Feed) -> list[Event]:
+    """What has come since we last asked."""
     feed.update()
-    calls = list(feed.events)
+    found = list(feed.events)
     feed.events.clear()
-    return shown(calls, [of_change(change) for change in now.changes if change.time > since], "")
+    return found
 
 
 def _has_screen() -> bool:

@@ -130,12 +130,12 @@ MAP = 11
 
 def of_events(found: Sequence[Event]) -> tuple[Text, Lines]:
     """The trace."""
-    head = Text("time             domid  call \N{RIGHTWARDS ARROW} result, or a node of the store and its value")
+    head = Text("time             domid  call \N{RIGHTWARDS ARROW} result, or what is done with the store")
 
     def make(index: int) -> Text:
         event = found[index]
-        text = Text(plain(event.text), style=_BAD if event.said is not None and "error" in event.said else "")
-        if event.said is None:
+        text = Text(plain(event.text), style=_BAD if "error" in event.said else "")
+        if event.of_store:
             text.stylize("cyan")
         return text
 

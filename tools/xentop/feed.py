@@ -1,4 +1,4 @@
-"""The trace as it comes: hypercalls by the hypervisor's pipe, and changes of the store by the mirror."""
+"""The trace as it comes: hypercalls, and what is done with the store, by two pipes of the hypervisor's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xenfs.commands.trace import DeviceFilter, readable
-from xentop.mirror import Change
+from xenfs.xenstore.operation import PREFIX
 
 _KEPT = 2000
 _ROOM = 1 << 16
@@ -24,78 +24,89 @@ _TELLING = ("grant_access", "accept_transfer", "alloc_unbound", "name_ring", "ma
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line: `domid` -1 where it is nobody's in particular; `said` is the call as the hypervisor has it."""
+    """One line: `domid` whose it is, -1 for nobody's; `said` as the hypervisor has it."""
 
     time: float
     domid: int
     text: str
-    said: dict[str, Any] | None = None
+    said: dict[str, Any]
+
+    @property
+    def of_store(self) -> bool:
+        """Whether it was done with the store, and is no hypercall."""
+        return str(self.said.get("op", "")).startswith(PREFIX)
+
+    @classmethod
+    def of(cls, said: dict[str, Any]) -> Event:
+        """As a pipe has it."""
+        return cls(said.get("time", time.time_ns()) / 1e9, said.get("domid", -1), readable(said), said)
 
 
-def of_change(change: Change) -> Event:
-    """A change of the store, with the domain in whose home it is."""
-    words = change.path.split("/")
-    domid = int(words[3]) if change.path.startswith("/local/domain/") and words[3].isdigit() else -1
-    value = "removed" if change.value is None else f"= {change.value.decode('ascii', 'backslashreplace')!r}"
-    moment = time.strftime("%H:%M:%S", time.localtime(change.time)) + f"{change.time % 1:.6f}"[1:]
-    return Event(change.time, domid, f"{moment}  store  {change.path} {value}")
+class _Pipe:
+    """Lines as they come. It never waits."""
 
-
-class Feed:
-    """Hypercalls, from when it is opened on. It never waits."""
-
-    def __init__(self, point: str) -> None:
-        """Open the pipe. Raises OSError."""
-        self._fd = os.open(f"{point}/hypervisor/trace_pipe", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    def __init__(self, path: str) -> None:
+        """Open it. Raises OSError."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         fcntl.fcntl(self._fd, fcntl.F_SETFL, fcntl.fcntl(self._fd, fcntl.F_GETFL) | os.O_NONBLOCK)
         self._rest = b""
-        self.events: deque[Event] = deque(maxlen=_KEPT)
-        self.past = [
-            json.loads(line)
-            for line in Path(point, "hypervisor/trace").read_text().splitlines()
-            if any(f'"{name}"' in line for name in _TELLING)
-        ]
-        """What was called before and tells whose handles are a device's."""
 
-    def update(self) -> int:
-        """Take what has come; how many calls. Raises OSError when the machine is gone."""
-        count = 0
+    def take(self) -> list[bytes]:
+        """Those that have come, or some of many. Raises OSError when the machine is gone."""
+        found: list[bytes] = []
         with suppress(BlockingIOError):
-            while data := os.read(self._fd, _ROOM):
+            while len(found) < _KEPT and (data := os.read(self._fd, _ROOM)):
                 *lines, self._rest = (self._rest + data).split(b"\n")
-                for line in lines:
-                    said = json.loads(line)
-                    when = said.get("time", time.time_ns()) / 1e9
-                    self.events.append(Event(when, said.get("domid", -1), readable(said), said))
-                    count += 1
-                if count >= _KEPT:
-                    break
-        return count
+                found += lines
+        return found
 
     def close(self) -> None:
         """Take no more."""
         os.close(self._fd)
 
 
-def shown(
-    calls: list[Event], changes: list[Event], words: str, past: Sequence[dict[str, Any]] = ()
-) -> list[Event]:  # fmt: skip
-    """Both in the order of time, as far as a filter lets them: a domain's number, a device such as vif-0, or a part of
-    the text."""
-    wanted = sorted((*calls, *changes), key=lambda event: event.time)
+class Feed:
+    """All of it, from when it is opened on."""
+
+    def __init__(self, point: str) -> None:
+        """Open the pipes. Raises OSError."""
+        self._pipes = [_Pipe(f"{point}/hypervisor/trace_pipe")]
+        try:
+            self._pipes.append(_Pipe(f"{point}/hypervisor/store_pipe"))
+            past = Path(point, "hypervisor/trace").read_text()
+        except BaseException:
+            self.close()
+            raise
+        self.events: deque[Event] = deque(maxlen=_KEPT)
+        self.past = [json.loads(line) for line in past.splitlines() if any(f'"{name}"' in line for name in _TELLING)]
+        """What was called before and tells whose handles are a device's."""
+
+    def update(self) -> int:
+        """Take what has come; how many lines. Raises OSError when the machine is gone."""
+        found = [Event.of(json.loads(line)) for pipe in self._pipes for line in pipe.take()]
+        self.events.extend(sorted(found, key=lambda event: event.time))
+        return len(found)
+
+    def close(self) -> None:
+        """Take no more."""
+        for pipe in self._pipes:
+            pipe.close()
+
+
+def shown(events: Sequence[Event], words: str, past: Sequence[dict[str, Any]] = ()) -> list[Event]:
+    """What a filter lets through: a domain's number, which is whose it is or in whose home, a device such as vif-0, or
+    a part of the text.
+    """
     if not words:
-        return wanted
+        return [*events]
     if words.isdecimal():
-        return [event for event in wanted if event.domid == int(words)]
+        home = f"/local/domain/{int(words)}/"
+        return [one for one in events if one.domid == int(words) or (one.of_store and home in one.text)]
     kind, _, number = words.partition("-")
     if number.isdecimal():
         device, where = DeviceFilter(words), re.escape(kind)
         node = re.compile(rf"/(device/{where}|backend/{where}/[0-9]+)/{number}[ /]")
-        for said in (*past, *(event.said for event in calls if event.said is not None)):
+        for said in (*past, *(event.said for event in events if not event.of_store)):
             device.learn(said)
-        return [
-            event
-            for event in wanted
-            if (device.wants(event.said) if event.said is not None else node.search(event.text))
-        ]
-    return [event for event in wanted if words in event.text]
+        return [event for event in events if (node.search(event.text) if event.of_store else device.wants(event.said))]
+    return [event for event in events if words in event.text]

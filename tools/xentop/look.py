@@ -29,7 +29,7 @@ from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Device
 from xenfs.xenbus.end import read_state
 from xentop import tables
-from xentop.mirror import Change, Mirror
+from xentop.mirror import Mirror
 from xentop.tables import Grants, Named, PortLine, Run
 
 _PAGE = 4096
@@ -144,7 +144,6 @@ class Sample:
     watches: tuple[tuple[int, str, str], ...] = ()
     cpu: dict[int, float] = field(default_factory=dict)
     """What the processes of a domain use, in percent of a processor; the hypervisor itself as DAEMON."""
-    changes: tuple[Change, ...] = ()
     nodes: tuple[tuple[str, int, bytes], ...] = ()
     ages: dict[str, float] = field(default_factory=dict)
 
@@ -241,7 +240,6 @@ class Look:
             grants=self._grants.read() if finding else self._grants.found,
             runs=self._runs.read() if "pages" in wanted else (),
             watches=self._watches.read() if "watches" in wanted else (),
-            changes=tuple(self.mirror.changes),
             nodes=tuple(self.mirror.walk()) if "store" in wanted else (),
             ages=self.mirror.ages() if "store" in wanted else {},
         )  # fmt: skip

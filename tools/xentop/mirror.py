@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from xenfs.domain import Refused, Store
 
 _REMEMBERED = 2000
+"""Nodes that are gone, at most, of which it is known since when."""
 _AT_ONCE = 512
 _FIRST_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A node was written, or with None removed; `time` in seconds of the system's clock."""
-
-    time: float
-    path: str
-    value: bytes | None
 
 
 class Mirror:
@@ -34,14 +24,12 @@ class Mirror:
         self._children: dict[str, dict[str, None]] = {}
         self.since: dict[str, float] = {}
         """When a node was last seen to change; what has not since we look is absent."""
-        self.changes: deque[Change] = deque(maxlen=_REMEMBERED)
         self.turn = 0
         """Another number whenever something of a device has changed."""
         self.began = clock()
         self._watch = store.watch("/", "monitor")
         self._watch.wait(_FIRST_SECONDS)  # each begins with one
         self._copy("/")
-        self.changes.clear()
         self.since.clear()
 
     def update(self) -> int:
@@ -63,11 +51,6 @@ class Mirror:
             path = above  # made along with it, of which no event tells
         self._copy(path)
 
-    def _note(self, path: str, value: bytes | None) -> None:
-        now = self._clock()
-        self.since[path] = now
-        self.changes.append(Change(now, path, value))
-
     def _copy(self, top: str) -> None:
         """A node with all below it: of what was removed and made again, no event tells what is not there any more."""
         rest = [top]
@@ -82,7 +65,7 @@ class Mirror:
                 continue
             if self._values.get(path) != value:
                 self._put(path, value)
-                self._note(path, value)
+                self.since[path] = self._clock()
             for name in self._children.get(path, {}).keys() - set(names):
                 self._forget(_below(path, name))
             rest += [_below(path, name) for name in reversed(names)]
@@ -98,8 +81,7 @@ class Mirror:
         """A node is gone, with all below it."""
         if top not in self._values:
             return
-        self._note(top, None)
-        now, rest = self.since[top], [top]
+        now, rest = self._clock(), [top]
         while rest:
             path = rest.pop()
             rest += [_below(path, name) for name in self._children.pop(path, ())]

@@ -104,7 +104,7 @@ def as_json(
     }
     for name in names:
         if name == TRACE:
-            found[name] = [event.said or {"time": event.time, "store": event.text} for event in events]
+            found[name] = [event.said for event in events]
         else:
             found[name] = rows(PANES[name], now, before, watched)
     return json.dumps(found)

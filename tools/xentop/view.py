@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 from rich.text import Text
 
@@ -12,8 +11,6 @@ from xentop.feed import Feed
 from xentop.look import Sample
 from xentop.panes import PANES, Pane, Row, cells
 from xentop.panes import rows as rows_of
-
-_of_change = lru_cache(4096)(feed.of_change)  # the same changes are shown again and again
 
 
 class View:
@@ -30,10 +27,10 @@ class View:
         """Those of `found` that are shown."""
         self.map: list[frames.Line] = []
 
-    def trace(self, now: Sample, calls: Feed | None) -> tuple[Text, Sequence[Text]]:
+    def trace(self, calls: Feed | None) -> tuple[Text, Sequence[Text]]:
         """Head and lines of the trace."""
         events, past = (list(calls.events), calls.past) if calls is not None else ([], [])
-        found = feed.shown(events, list(map(_of_change, now.changes)), self.filter, past)
+        found = feed.shown(events, self.filter, past)
         self.rows = [{"text": event.text, "said": event.said} for event in found]
         return draw.of_events(found)
 
