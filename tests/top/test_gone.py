@@ -33,6 +33,14 @@ def test_it_says_that_the_hypervisor_is_gone_and_stays_usable(bare: Mount, size:
         until(lambda: not screen.app.is_running)
 
 
+def test_that_it_is_gone_is_said_also_while_all_is_held(bare: Mount) -> None:
+    with monitor(str(bare.root)) as screen:
+        screen.press("space")
+        screen.wait(lambda: screen.app.observer.paused)
+        bare.kill()
+        screen.until("!! the hypervisor is gone")
+
+
 def test_a_frame_of_a_machine_that_is_gone(bare: Mount) -> None:
     with monitor(str(bare.root), pane="pages") as screen:
         bare.kill()

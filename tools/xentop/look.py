@@ -227,6 +227,11 @@ class Look:
         opened.callback(made.close)
         return made
 
+    def keep_up(self) -> None:
+        """Take what has come, as one has to, without looking. Raises OSError when the machine is gone."""
+        self.mirror.update()
+        self._frames.read()
+
     def sample(self, *wanted: str) -> Sample:
         """Look. `wanted`: which of ports, grants, pages, watches and store there are to be besides. Raises OSError."""
         self.mirror.update()

@@ -101,6 +101,8 @@ class Observer:
         fresh = sample is not None or (wanted is not None and not wanted.read)
         if fresh and wanted is not None:
             wanted.fetch(look, sample or self._last)
+        if not fresh:
+            look.keep_up()
         self.asked = None
         if fresh:
             self._last = sample or self._last
