@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,6 @@ from xenfs.commands.leaks import held
 from xenfs.commands.machine import HEAD, Domain, Frames
 from xenfs.commands.parting import below
 from xenfs.commands.place import Mount, default_place, mounts, resolve, unescape
-from xenfs.commands.run import wait_forwarding
 from xenfs.commands.trace import lines, readable, shown
 from xenfs.hypervisor import Machine, text
 from xenfs.hypervisor.snapshot import frames_table
@@ -359,12 +360,17 @@ def test_a_check_names_what_mends_it() -> None:
     assert ("fusermount", 0) not in asked
 
 
-def test_the_status_of_a_child_is_that_of_a_shell() -> None:
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-    try:
-        pid = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 3"], os.environ)
-        assert wait_forwarding(pid) == 3
-        pid = os.posix_spawn("/bin/sh", ["sh", "-c", "kill -KILL $$"], os.environ)
-        assert wait_forwarding(pid) == 137
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+_WAIT = """
+import os, signal, sys
+from xenfs.commands.run import wait_forwarding
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+print(wait_forwarding(os.posix_spawn("/bin/sh", ["sh", "-c", sys.argv[1]], os.environ)))
+"""
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 3", 3), ("kill -KILL $$", 137)])
+def test_the_status_of_a_child_is_that_of_a_shell(script: str, status: int) -> None:
+    # in a process without other threads, to which SIGCHLD might come
+    line = [sys.executable, "-c", _WAIT, script]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (f"{status}\n", "")

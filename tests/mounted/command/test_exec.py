@@ -84,11 +84,12 @@ mkdir "$1" "$2"
 mount -t tmpfs there "$1"
 script="mount -t tmpfs guests $2; echo begun; read x; cut -d' ' -f2 /proc/self/mounts; echo end"
 coproc guest { "${@:3}" sh -c "$script"; }
-read -r -u "${guest[0]}" begun
+exec 4<&"${guest[0]}" 5>&"${guest[1]}"
+read -r -u 4 begun
 umount "$1"
 grep -c " $2 " /proc/self/mounts || true
-echo >&"${guest[1]}"
-while read -r -u "${guest[0]}" where && [ "$where" != end ]; do echo "$where"; done
+echo >&5
+while read -r -u 4 where && [ "$where" != end ]; do echo "$where"; done
 """
 
 
