@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from xenfs.commands.trace import readable
 from xenfs.xenstore.client import Client
 from xenfs.xenstore.errors import StoreError
-from xenfs.xenstore.operation import Operation, readable
+from xenfs.xenstore.operation import Operation
 from xenfs.xenstore.store import Store
 
 TIME = 1_700_000_000_250_000_000

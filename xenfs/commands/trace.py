@@ -17,15 +17,25 @@ from xenfs.commands.machine import within
 from xenfs.commands.place import GONE, served
 from xenfs.hypervisor import text
 from xenfs.hypervisor.trace import Failure, Record
-from xenfs.xenstore import operation
+from xenfs.xenstore.operation import PREFIX
+
+
+def _of_store(said: dict[str, Any]) -> str:
+    """A line for people, which no terminal obeys: time, domain, the operation with its arguments, the result."""
+    moment = datetime.fromtimestamp(said["time"] / 1e9)
+    words = "".join(f" {name}={value if name == 'path' else repr(value)}" for name, value in said["in"].items())
+    gave = "".join(f" {name}={value}" for name, value in said.get("out", {}).items())
+    result = f"{said['error']} {said['text']}" if "error" in said else f"ok{gave}"
+    line = f"{moment:%H:%M:%S.%f}  {said['domid']:>5}  {said['op']}{words} → {result}"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
 def readable(said: dict[str, Any]) -> str:
     """A line for people: time, domain, the call with its arguments, the result."""
     if "lost" in said:
         return f"({said['lost']} calls lost)"
-    if said["op"].startswith(operation.PREFIX):
-        return operation.readable(said)
+    if said["op"].startswith(PREFIX):
+        return _of_store(said)
     record = Record.parse(json.dumps(said))
     moment = datetime.fromtimestamp(record.time / 1e9)
     answer = record.answer

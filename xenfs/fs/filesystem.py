@@ -19,7 +19,7 @@ from xenfs.fs.fifos import HIDDEN, Fifos, HiddenLines
 from xenfs.fs.loop import Loop
 from xenfs.fs.nodes import Directory, FixedDirectory, Owner, TextFile
 from xenfs.fs.pages import Pages
-from xenfs.fs.stream import OpenOperations, OpenStream, StorePipe, TracePipe
+from xenfs.fs.stream import OpenOperations, OpenStream, OpenTrace, Pipe
 from xenfs.fs.work import Work
 from xenfs.fs.xenstore import StoreFiles
 from xenfs.hypervisor import Config, Machine
@@ -78,9 +78,9 @@ class Filesystem:
             "pid": TextFile(self, self, lambda: f"{os.getpid()}\n"),
             "ports": TextFile(self, self, lambda: ports_table(self.machine, self.fifos.has_event)),
             "rings": TextFile(self, self, self._kept(rings_table)),
-            "store_pipe": StorePipe(self, self),
+            "store_pipe": Pipe(self, self, OpenOperations),
             "trace": TextFile(self, self, self._trace),
-            "trace_pipe": TracePipe(self, self),
+            "trace_pipe": Pipe(self, self, OpenTrace),
             "uptime": TextFile(self, self, lambda: f"{time.monotonic() - self._born:.2f}\n"),
             "version": TextFile(self, self, lambda: f"xenfs {version}\n"),
             "watches": TextFile(self, self, self.store.watches.table),

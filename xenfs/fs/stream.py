@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xenfs import libfuse
@@ -121,17 +122,18 @@ def _lost(count: int) -> list[str]:
     return [f'{{"lost": {count}}}'] if count else []
 
 
-class TracePipe(Node):
-    """hypervisor/trace_pipe."""
+class Pipe(Node):
+    """A file that is followed: hypervisor/trace_pipe, store_pipe. Each open has a place of its own."""
 
-    def __init__(self, fs: Filesystem, owner: Owner) -> None:
+    def __init__(self, fs: Filesystem, owner: Owner, opened: Callable[[Filesystem], OpenLines]) -> None:
         """Make the inode."""
         super().__init__(fs, fs.new_ino(), 0o400, owner)
+        self._opened = opened
 
     def open(self, flags: int) -> OpenFile:
-        """Each open has a place of its own in the trace."""
+        """See Node."""
         del flags
-        return OpenTrace(self.fs)
+        return self._opened(self.fs)
 
 
 class OpenTrace(OpenLines):
@@ -158,19 +160,6 @@ class OpenTrace(OpenLines):
         """See OpenFile."""
         super().release()
         self.fs.followers.remove(self)
-
-
-class StorePipe(Node):
-    """hypervisor/store_pipe."""
-
-    def __init__(self, fs: Filesystem, owner: Owner) -> None:
-        """Make the inode."""
-        super().__init__(fs, fs.new_ino(), 0o400, owner)
-
-    def open(self, flags: int) -> OpenFile:
-        """Each open hears of what is done from then on."""
-        del flags
-        return OpenOperations(self.fs)
 
 
 class OpenOperations(OpenLines):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
@@ -50,16 +49,6 @@ def _text(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode("ascii", "backslashreplace")
     return list(value) if isinstance(value, tuple) else value
-
-
-def readable(said: Mapping[str, Any]) -> str:
-    """A line for people, which no terminal obeys: time, domain, the operation with its arguments, the result."""
-    moment = datetime.fromtimestamp(said["time"] / 1e9)
-    words = "".join(f" {name}={value if name == 'path' else repr(value)}" for name, value in said["in"].items())
-    gave = "".join(f" {name}={value}" for name, value in said.get("out", {}).items())
-    result = f"{said['error']} {said['text']}" if "error" in said else f"ok{gave}"
-    line = f"{moment:%H:%M:%S.%f}  {said['domid']:>5}  {said['op']}{words} → {result}"
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
 
 
 def followed(
