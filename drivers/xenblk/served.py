@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from xenblk.nbd import SECONDS, NbdDisk
@@ -19,6 +20,7 @@ TOOL, PACKAGE = "qemu-nbd", "qemu-utils"
 FORMATS = {"vhd": "vpc"}
 """What qemu calls a format, where it is not what xl calls it."""
 _PR_SET_PDEATHSIG = 1
+_END_SECONDS = 10.0
 
 
 def _with_parent() -> None:
@@ -44,19 +46,20 @@ class Served:
                     [*words, "-k", at, path], stdin=subprocess.DEVNULL, stderr=stderr, preexec_fn=_with_parent
                 )
             try:
-                self._wait(at, said)
-                self.disk = NbdDisk(at, readonly=readonly)
+                self.disk = self._connected(at, said, readonly=readonly)
             except BaseException:
                 self._end()
                 raise
 
-    def _wait(self, at: str, said: Path) -> None:
-        """Until its socket is there."""
+    def _connected(self, at: str, said: Path, *, readonly: bool) -> NbdDisk:
+        """As soon as it listens, which is a moment after its socket is there."""
         deadline = time.monotonic() + SECONDS
-        while not Path(at).exists():
+        while True:
             if self._process.poll() is not None:
                 words = said.read_text(errors="replace").strip()
                 raise OSError(errno.EIO, words.removeprefix(f"{TOOL}: ") or f"{TOOL} has ended")
+            with suppress(FileNotFoundError, ConnectionRefusedError):
+                return NbdDisk(at, readonly=readonly)
             if time.monotonic() > deadline:
                 raise OSError(errno.ETIMEDOUT, f"{TOOL} did not start within {SECONDS:.0f} s")
             select.select([], [], [], 0.01)
@@ -67,5 +70,10 @@ class Served:
         self._end()
 
     def _end(self) -> None:
+        """In order; by force where that takes too long, as when it was asked before it was ready to hear."""
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
