@@ -13,6 +13,7 @@ pytest.register_assert_rewrite(
     "tests.hostile.usb_guest",
     "tests.models",
     "tests.mounted.command.lab",
+    "tests.top.browser",
     "tests.top.samples",
     "tests.unit.forms",
     "tests.usb.configurations",

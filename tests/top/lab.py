@@ -14,6 +14,8 @@ from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Device
 
+TABLES = ("grants", "pages", "ports", "rings", "watches")
+"""Files of hypervisor/ that are for the mount's owner alone."""
 RING = "echo-0-ring"
 TEXT = b"What is written here is seen by whoever looks."
 PAGE = 4096

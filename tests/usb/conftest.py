@@ -5,6 +5,7 @@ There is one bay for the tests of a file that leave it as it was; those that kil
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -129,3 +130,17 @@ def vhci(peer: Vhci) -> Vhci:
     taken(peer, "1-1")
     assert peer.control(1, SET_INTERFACE, 1, 0).status == 0
     return peer
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1024))
+    return path
+
+
+@pytest.fixture
+def pipe(tmp_path: Path) -> Path:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    return path

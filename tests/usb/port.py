@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ OF_CLASS = CLASS << 5 | TO_INTERFACE
 OF_VENDOR = VENDOR << 5 | TO_DEVICE
 """The first byte of a setup packet, but for its direction."""
 HALT = 0
+OURS = f"of-{os.getpid()}"
+"""For names that nobody else on this machine may have meanwhile."""
 D = TypeVar("D", bound=UsbDevice)
 
 
