@@ -19,7 +19,7 @@ import pytest
 from tests.hostile.files import answers, refused
 from tests.mounted.devices import Evtchn, by_pointer, native, twin
 from tests.mounted.inside import mapped
-from tests.mounted.mount import Xen, until
+from tests.mounted.mount import Xen, stacks, until
 from tests.need import need_tool
 from xenfs.abi import evtchn, gntalloc, gntdev, hypercall
 from xenfs.fs.dev.ioctl import Remotely
@@ -53,6 +53,11 @@ TRAP = """
 
     device = Evtchn(1)
 """
+
+
+def taken(mnt: Xen) -> bool:
+    """Whether the daemon has a request whose memory it waits for."""
+    return any("userfault" in stack for stack in stacks(mnt.pid))
 
 
 @pytest.fixture
@@ -104,7 +109,7 @@ def test_a_caller_whose_memory_never_comes_hangs_alone(mnt: Xen, device: Evtchn)
     said = user.line()
     if said != "caught":
         pytest.skip(said)
-    until(lambda: user.waits)
+    until(lambda: taken(mnt))
     other = Evtchn(mnt.home(2))
     assert native(other.fd, evtchn.BIND_UNBOUND_PORT, REQUEST)[0] == 1  # another domain's does not wait for it
     assert twin(device.fd, evtchn.BIND_UNBOUND_PORT, REQUEST)[0] == 1  # nor what needs nobody's memory
@@ -159,7 +164,7 @@ def test_a_killed_caller_is_kept_until_its_answer_so_its_number_cannot_be_anothe
     if not said.isdigit():
         pytest.skip(said)
     thread = Path(f"/proc/{user.pid}/task/{said}")
-    until(lambda: user.waits)
+    until(lambda: taken(mnt))  # what it has not read yet the kernel takes back, and the caller may go
     os.kill(mnt.pid, signal.SIGSTOP)
     try:
         user.process.send_signal(signal.SIGKILL)

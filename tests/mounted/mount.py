@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +36,13 @@ def until(true: Callable[[], bool], seconds: float = SOON) -> None:
     while not true():
         assert time.monotonic() < deadline, "it did not come to pass"
         select.select([], [], [], 0.002)
+
+
+def stacks(pid: int) -> Iterator[str]:
+    """Where in the kernel each thread of a process is."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            yield (task / "stack").read_text()
 
 
 class Client:
@@ -96,9 +103,7 @@ class Client:
     @property
     def waits(self) -> bool:
         """Whether a thread of it waits for an answer of the daemon's."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        stacks = [(task / "stack").read_text() for task in tasks]
-        return any("fuse_" in stack or "folio_" in stack for stack in stacks)
+        return any("fuse_" in stack or "folio_" in stack for stack in stacks(self.pid))
 
     def kill(self) -> None:
         """kill -9, and wait until it is gone with all it had open."""
