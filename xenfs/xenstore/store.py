@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 from xenfs.xenstore import paths, perms, tree, watches
 from xenfs.xenstore.client import Client
+from xenfs.xenstore.domains import Domains, Known
 from xenfs.xenstore.errors import StoreError
 from xenfs.xenstore.node import Node
 from xenfs.xenstore.operation import Operation, followed
@@ -25,16 +26,6 @@ from xenfs.xenstore.watches import Watches
 SPECIAL = (watches.INTRODUCE, watches.RELEASE)
 
 
-@dataclass(slots=True)
-class Known:
-    """A domain that exists: since which generation, and what the store has been told of it."""
-
-    since: int
-    introduced: bool = False
-    shutdown: bool = False
-    target: int | None = None
-
-
 class Store:
     """The whole store. `heard`, if set, is told of every change, before the watches are; `operated` of every operation
     that changes something or would, once it is over.
@@ -43,7 +34,7 @@ class Store:
     def __init__(self) -> None:
         """Begin as xenstored does, with domain 0."""
         self.tree, self.watches, self.quotas = Tree(), Watches(), Quotas()
-        self.domains: dict[int, Known] = {}
+        self.domains = Domains()
         self.clients: dict[Client, None] = {}
         self.heard: Callable[[Change], None] | None = None
         self.operated: Callable[[Operation], None] | None = None
@@ -73,30 +64,8 @@ class Store:
 
     # --- rights ---
 
-    def _rights(self, client: Client, entries: Perms, generation: int) -> int:
-        owner, *others = entries
-        mine = (client.domid,) if client.target is None else (client.domid, client.target)
-        if client.privileged or owner.domid in mine:
-            return perms.ALL
-        for entry in others:
-            if entry.domid in mine and not entry.ignored and self._meant(entry, generation):
-                return entry.mask
-        return owner.mask
-
-    def _meant(self, entry: Perm, generation: int) -> bool:
-        """Whether an entry is about the domain of that number that there is now, and not one before it."""
-        known = self.domains.get(entry.domid)
-        return known is not None and known.since <= generation
-
     def _may(self, client: Client, node: Node, right: int) -> bool:
-        return bool(self._rights(client, node.perms, node.generation) & right)
-
-    def _settled(self, entries: Perms, generation: int) -> Perms:
-        """Entries as they are written: those for domains that have gone stay ignored for good."""
-        if all(entry.ignored or self._meant(entry, generation) for entry in entries[1:]):
-            return entries
-        rest = (e if e.ignored or self._meant(e, generation) else replace(e, ignored=True) for e in entries[1:])
-        return (entries[0], *rest)
+        return bool(self.domains.rights(client, node.perms, node.generation) & right)
 
     def _path(self, client: Client, path: str) -> str:
         return paths.absolute(path, client.domid, self.quotas["path-max"])
@@ -165,7 +134,9 @@ class Store:
         above = self.tree.get(paths.parent(change.path))
         if above is not None and self._may(client, above, perms.READ):
             return True
-        return change.before is not None and bool(self._rights(client, change.before, node.generation) & perms.READ)
+        return change.before is not None and bool(
+            self.domains.rights(client, change.before, node.generation) & perms.READ
+        )
 
     # --- reading ---
 
@@ -191,7 +162,7 @@ class Store:
         if node is None:
             self._make(client, view, full, value)
         else:
-            new = replace(node, value=value, perms=self._settled(node.perms, node.generation))
+            new = replace(node, value=value, perms=self.domains.settled(node.perms, node.generation))
             self._fits(client, full, new)
             self._room(client, view, 0, len(value) - len(node.value))
             view.put(full, new, Change(full, new))
@@ -215,7 +186,7 @@ class Store:
             missing.append(at)
         assert parent is not None
         first, owner = paths.name(missing[-1]), None if client.privileged else client.domid
-        entries = perms.inherited(self._settled(parent.perms, parent.generation), owner)
+        entries = perms.inherited(self.domains.settled(parent.perms, parent.generation), owner)
         self._fits(client, at, replace(parent, names_size=parent.names_size + len(first) + 1))
         for lower, upper in pairwise(missing):
             size = len(paths.name(lower)) + 1
@@ -258,7 +229,7 @@ class Store:
             raise StoreError(errno.EPERM, full, f"domain {client.domid} may not give it away")
         if entries[0].domid not in self.domains:
             raise StoreError(errno.ENOENT, full, f"there is no domain {entries[0].domid} to own it")
-        new = replace(node, perms=self._settled(entries, self.tree.generation))
+        new = replace(node, perms=self.domains.settled(entries, self.tree.generation))
         self._fits(client, full, new)
         view.put(full, new, Change(full, new, before=node.perms))
         self._tell()
@@ -357,7 +328,7 @@ class Store:
     def _announce(self, name: str, domid: int) -> None:
         entries = self.special[name]
         self.watches.special(
-            name, domid, lambda client: bool(self._rights(client, entries, self.tree.generation) & perms.READ)
+            name, domid, lambda client: bool(self.domains.rights(client, entries, self.tree.generation) & perms.READ)
         )
 
     def _control(self, client: Client, what: str) -> None:
@@ -384,32 +355,24 @@ class Store:
     def release(self, client: Client, domid: int) -> None:
         """A domain may no longer use it: its nodes go, as if it had been destroyed."""
         self._control(client, "release")
-        known = self._introduced(domid)
+        known = self.domains.introduced(domid)
         known.introduced = False
         for other in [c for c in self.clients if c.domid == domid]:
             self.reset(other)
         self._purge(domid)
         self._announce(watches.RELEASE, domid)
 
-    def _introduced(self, domid: int) -> Known:
-        if domid == 0:
-            raise StoreError(errno.EINVAL, "domain 0", "it is the store's own")
-        known = self.domains.get(domid)
-        if known is None or not known.introduced:
-            raise StoreError(errno.ENOENT, f"domain {domid}", "it has not been introduced")
-        return known
-
     @followed
     def resume(self, client: Client, domid: int) -> None:
         """A domain that had shut down runs again."""
         self._control(client, "resume")
-        self._introduced(domid).shutdown = False
+        self.domains.introduced(domid).shutdown = False
 
     @followed
     def set_target(self, client: Client, domid: int, target: int) -> None:
         """Give a domain the rights of another besides its own."""
         self._control(client, "set_target")
-        self._introduced(domid).target = target
+        self.domains.introduced(domid).target = target
         if target not in self.domains:
             self.domains[domid].target = None
             raise StoreError(errno.ENOENT, f"domain {target}", "there is no such domain")
