@@ -71,34 +71,34 @@ class Connection:
         self._throttle()
 
     def _came(self) -> None:
-        data = self._socket.recv(_ROOM)
+        """Before there is a device no more is taken than the question that is asked: the next may be for the device."""
+        data = self._socket.recv(_ROOM if self._transfers is not None else self._missing())
         if not data:
             self.close()
-        elif self._transfers is None:
-            self._head += data
-            self._hear()
-        else:
+        elif self._transfers is not None:
             self._do(data)
+        else:
+            self._head += data
+            if not self._missing():
+                self._hear()
 
-    def _hear(self) -> None:
-        """What is asked before there is a device."""
+    def _missing(self) -> int:
+        """How many bytes of the question have not come yet. Raises Malformed."""
         if len(self._head) < usbip.OP.size:
-            return
+            return usbip.OP.size - len(self._head)
         version, code, _ = usbip.OP.unpack_from(self._head)
         if version != usbip.VERSION or code not in (Op.list_request, Op.import_request):
             raise Malformed(f"operation 0x{code:x} in version {version:x}")
-        if code == Op.list_request:
-            if len(self._head) > usbip.OP.size:
-                raise Malformed("something behind the request for a list, before its answer")
-            self._head.clear()
+        return usbip.OP.size + (usbip.BUS_ID.size if code == Op.import_request else 0) - len(self._head)
+
+    def _hear(self) -> None:
+        """What is asked before there is a device."""
+        asked = bytes(self._head[usbip.OP.size :])
+        self._head.clear()
+        if not asked:
             self._send(self._exports.listing())
-            return
-        total = usbip.OP.size + usbip.BUS_ID.size
-        if len(self._head) < total:
-            return
-        (raw,) = usbip.BUS_ID.unpack_from(self._head, usbip.OP.size)
-        del self._head[:total]
-        self._import(raw.partition(b"\0")[0].decode("ascii", "replace"))
+        else:
+            self._import(asked.partition(b"\0")[0].decode("ascii", "replace"))
 
     def _import(self, bus_id: str) -> None:
         if self.closed:
@@ -129,10 +129,6 @@ class Connection:
             found = exports.exported(hold.device).emit()
             self._transfers = Transfers(hold, exports.hub, exports.urbs, self._send)
         self._send(usbip.OP.pack(usbip.VERSION, Op.import_reply, 0 if hold else 1) + found)
-        if hold is not None and self._head:
-            rest = bytes(self._head)
-            self._head.clear()
-            self._guarded(lambda: self._do(rest))
 
     def _do(self, data: bytes) -> None:
         """What is asked of the device. Raises Malformed."""

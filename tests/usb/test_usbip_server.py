@@ -37,7 +37,7 @@ from tests.usb.peers import (
     stick,
     taken,
 )
-from tests.usb.vhci import Vhci, connected
+from tests.usb.vhci import LIST, Vhci, connected, importing
 from xenfs.abi.usbif import Status
 from xenfs.xenbus import Device
 
@@ -105,6 +105,23 @@ def test_what_is_not_there_is_refused_and_may_be_asked_again(peer: Vhci, bus_id:
     assert peer.take(bus_id) is None
     assert peer.take(bus_id) is None
     taken(peer, "1-1")
+
+
+def at_once(bay: Bay, domid: int) -> bool:
+    """Ask everything there is to ask without waiting for an answer; whether the device could be had."""
+    with line(bay, domid) as peer:
+        listed = peer.list()
+        peer.devid = listed["1-1"].devid
+        status = peer.message(1, 0, 2, setup=struct.pack("<BBHHH", IN, GET_STATUS, 0, 0, 2))
+        peer.socket.sendall(LIST + importing("9-9") * 500 + LIST + importing("1-1") + status)
+        assert peer.listed() == listed
+        assert [peer.imported() for _ in range(500)] == [None] * 500
+        assert peer.listed() == listed
+        return peer.imported() is not None and len(peer.answer(1).data) == 2
+
+
+def test_what_is_asked_at_once_is_answered_in_its_order(bay: Bay, domid: int) -> None:
+    until(lambda: at_once(bay, domid), SECONDS)
 
 
 # How it ends.

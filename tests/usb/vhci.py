@@ -69,6 +69,15 @@ class Answer:
     packets: tuple[tuple[int, int, int], ...] = ()
 
 
+LIST = _OP.pack(VERSION, 0x8005, 0)
+"""OP_REQ_DEVLIST."""
+
+
+def importing(bus_id: str) -> bytes:
+    """OP_REQ_IMPORT."""
+    return _OP.pack(VERSION, 0x8003, 0) + bus_id.encode().ljust(32, b"\0")
+
+
 class Vhci:
     """One connection. Data is bytes for the device, or a number of bytes wanted from it."""
 
@@ -86,8 +95,7 @@ class Vhci:
 
     # Before there is a device.
 
-    def _ask(self, code: int, body: bytes = b"") -> int:
-        self.socket.sendall(_OP.pack(VERSION, 0x8000 | code, 0) + body)
+    def _said(self, code: int) -> int:
         version, said, status = _OP.unpack(self.read(_OP.size))
         assert (version, said) == (VERSION, code)
         return int(status)
@@ -109,7 +117,12 @@ class Vhci:
 
     def list(self) -> dict[str, Listed]:
         """OP_REQ_DEVLIST; by bus id."""
-        assert self._ask(5) == 0
+        self.socket.sendall(LIST)
+        return self.listed()
+
+    def listed(self) -> dict[str, Listed]:
+        """The answer to `LIST`."""
+        assert self._said(5) == 0
         found = {}
         for _ in range(int.from_bytes(self.read(4), "big")):
             one, count = self._device()
@@ -119,7 +132,12 @@ class Vhci:
 
     def take(self, bus_id: str) -> Listed | None:
         """OP_REQ_IMPORT; None when it is refused."""
-        if self._ask(3, bus_id.encode().ljust(32, b"\0")):
+        self.socket.sendall(importing(bus_id))
+        return self.imported()
+
+    def imported(self) -> Listed | None:
+        """The answer to `importing`."""
+        if self._said(3):
             return None
         found, _ = self._device()
         self.devid = found.devid
