@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.mounted.inside import PAGE
-from tests.mounted.mount import Xen
+from tests.mounted.mount import SOON, Xen
 from tests.mounted.tree import Tree, run
 
 MAX_OFFSET = 2**63 - 1
@@ -179,7 +179,7 @@ def test_a_large_directory_is_read_fast(tree: Tree) -> None:
     (tree.one / "memory").write_text("8192")
     begun = time.monotonic()
     assert len(os.listdir(tree.one / "frames")) == 8192
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < SOON
 
 
 def test_a_thousand_domains(mnt: Xen) -> None:
@@ -190,7 +190,7 @@ def test_a_thousand_domains(mnt: Xen) -> None:
     assert len(mnt.lines()) == 1002
     assert len(list((mnt.root / "domains").iterdir())) == 1001
     assert (mnt.home(1000) / "name").read_text() == "domain-1000\n"
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < SOON
     assert set(dom0.all([f"destroy_domain dom={number}" for number in range(1, 1001)])) == {"ok"}
 
 

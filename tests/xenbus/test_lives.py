@@ -4,7 +4,10 @@ Whatever happened, once both ends run and nobody disturbs them, they are connect
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,22 +21,46 @@ from xenfs.domain import Domain, Refused
 from xenfs.domain.inprocess import InProcessXen
 from xenfs.xenbus import Device, DeviceClass, Loop
 from xenfs.xenbus.end import End
+from xenfs.xenbus.errors import LocalDeviceError
 
 STATES = ["", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "99", "-1", "four", "\x7f"]
+
+
+class PluggedBack(EchoBack):
+    """A backend that has something on the host, of which there can be one only."""
+
+    life: ClassVar[Life]
+
+    def hotplug(self) -> Mapping[str, object]:
+        if self.life.plugged is not None:
+            raise LocalDeviceError("it is there already", errno.EBUSY)
+        self.life.plugged = self
+        return {}
+
+    def remove(self) -> None:
+        if self.life.plugged is self:
+            self.life.plugged = None
+
+    def set_state(self, state: S) -> None:
+        super().set_state(state)
+        if state is S.Closed:
+            self.life.back_closed()
 
 
 class Life:
     """A machine with one device."""
 
-    def __init__(self, xen: InProcessXen, after: bool) -> None:
-        self.xen, self.loop, self.said = xen, Loop(), list[str]()
+    def __init__(self, xen: InProcessXen, *, after: bool = False, hotplug: bool = True, hasty: bool = False) -> None:
+        """A hasty toolstack takes the device away as soon as the backend says that it may, and makes another there."""
+        self.xen, self.loop, self.said, self.hasty = xen, Loop(), list[str](), hasty
+        self.plugged: PluggedBack | None = None
         self.guest = xen.create_domain()
         self.device = Device("echo", self.guest, 0)
         self.root = xen.domain(0)
         self.ends: dict[str, tuple[End, Domain] | None] = {"front": None, "back": None}
-        kind = DeviceClass("echo", EchoFront.CLASS.keys, after=after, says_closing=not after)
+        kind = DeviceClass("echo", EchoFront.CLASS.keys, after=after, hotplug=hotplug, says_closing=not after)
         self.front = type("Front", (EchoFront,), {"CLASS": kind, "pause": 0.0})
-        self.back = type("Back", (EchoBack,), {"CLASS": kind})
+        self.back = type("Back", (PluggedBack,), {"CLASS": kind, "life": self})
         self.attached = False
 
     def turn(self, count: int = 1) -> None:
@@ -58,6 +85,8 @@ class Life:
         if found is not None:
             found[0].close()
             found[1].close()
+            if found[0] is self.plugged:
+                self.plugged = None
 
     def leave(self, which: str) -> None:
         found = self.ends[which]
@@ -76,6 +105,18 @@ class Life:
         remove(self.root.store, self.device)
         self.attached = False
 
+    def replace(self) -> None:
+        """Before either end looks."""
+        self.remove()
+        self.attach()
+
+    def back_closed(self) -> None:
+        if self.attached and self.root.store.read(f"{self.device.backend_path}/online") == b"0":
+            assert self.plugged is None
+            assert not self.root.store.exists(f"{self.device.backend_path}/hotplug-status")
+            if self.hasty:
+                self.replace()
+
     def scribble(self, which: str, key: str, value: str) -> None:
         path = self.device.frontend_path if which == "front" else self.device.backend_path
         if self.attached:
@@ -85,6 +126,7 @@ class Life:
         """Ends that are done go."""
         for which, found in self.ends.items():
             if found is not None and found[0].done:
+                assert found[0] is not self.plugged
                 self.kill(which)
 
     def settle(self) -> None:
@@ -129,7 +171,7 @@ ends = st.sampled_from(["front", "back"])
 actions = st.one_of(
     st.tuples(st.just("turn"), st.integers(1, 6)),
     st.tuples(st.sampled_from(["start", "kill", "leave"]), ends),
-    st.tuples(st.sampled_from(["attach", "detach", "remove"])),
+    st.tuples(st.sampled_from(["attach", "detach", "remove", "replace"])),
     st.tuples(st.just("scribble"), ends, st.just("state"), st.sampled_from(STATES)),
     st.tuples(
         st.just("scribble"),
@@ -141,10 +183,12 @@ actions = st.one_of(
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(after=st.booleans(), story=st.lists(actions, max_size=25))
-def test_two_ends_always_find_each_other_again(after: bool, story: list[tuple[str, str]]) -> None:
+@given(after=st.booleans(), hotplug=st.booleans(), hasty=st.booleans(), story=st.lists(actions, max_size=25))
+def test_two_ends_always_find_each_other_again(
+    after: bool, hotplug: bool, hasty: bool, story: list[tuple[str, str]]
+) -> None:
     with InProcessXen() as xen:
-        life = Life(xen, after)
+        life = Life(xen, after=after, hotplug=hotplug, hasty=hasty)
         try:
             life.attach()
             for name, *arguments in [("start", "front"), ("start", "back"), *story]:
@@ -153,6 +197,23 @@ def test_two_ends_always_find_each_other_again(after: bool, story: list[tuple[st
                 life.turn()
                 life.bury()
             life.settle()
+        finally:
+            life.close()
+        assert xen.leaks() == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("how", ["detach", "replace"])
+def test_another_device_where_one_was_is_plugged_in_anew(after: bool, how: str) -> None:
+    with InProcessXen() as xen:
+        life = Life(xen, after=after, hasty=True)
+        try:
+            for _ in range(3):
+                life.settle()
+                first = life.plugged
+                getattr(life, how)()
+                life.settle()
+                assert life.plugged is not first
         finally:
             life.close()
         assert xen.leaks() == []

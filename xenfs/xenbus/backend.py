@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from xenfs.abi.ring import RingFormat
 from xenfs.abi.xenbus import XenbusState
-from xenfs.domain import Channel, Domain
+from xenfs.domain import Channel, Domain, Refused
 from xenfs.ring import BackRing
 from xenfs.xenbus.device import Device, parse_frontend
 from xenfs.xenbus.end import End, Log, Values, to_stderr
@@ -93,7 +94,13 @@ class Backend(End):
         """Whether the device is to come back when it has closed."""
         return OtherEnd(self.store, self.path).raw("online") != "0"
 
+    def _going(self) -> bool:
+        """Whether it is the end of the device, or of this process."""
+        return self.leaving or not self._online()
+
     def _take(self, own: XenbusState, other: XenbusState | None) -> bool:
+        if own is S.Initialising and self._ready:
+            return self._end()  # the toolstack has taken the device away, and made another in its place
         if own in (S.Initialising, S.InitWait, S.Connected) and not self._online():
             return self._evict() if own is S.Connected and other in (S.Initialised, S.Connected) else self._closed()
         step = self.CLASS.back[own, other]
@@ -107,12 +114,18 @@ class Backend(End):
 
     def _end(self) -> bool:
         self.release()
-        self._removed()
-        return False
-
-    def _removed(self) -> None:
         self.done = True
         self.remove()
+        return False
+
+    def _over(self) -> bool:
+        """Undo everything, and only then be Closed: whoever reads that may take the device away, and make another."""
+        self._end()
+        if not self.leaving and self.CLASS.hotplug:
+            with suppress(Refused):
+                self.store.rm(f"{self.path}/hotplug-status")
+        self.set_state(S.Closed)
+        return False
 
     def _await(self) -> bool:
         if self.state is S.InitWait:
@@ -120,8 +133,8 @@ class Backend(End):
         return False
 
     def _offer(self) -> bool:
-        if self.leaving or not self._online():
-            return self._stopped()
+        if self._going():
+            return self._over()
         if self.state is S.Closed and self.wait_a_little():
             return False
         self.release()
@@ -182,18 +195,14 @@ class Backend(End):
         return True
 
     def _closed(self) -> bool:
+        if self._going():
+            return self._over()
         self.release()
         self.set_state(S.Closed)
         return True
 
     def _stopped(self) -> bool:
-        if self.leaving or not self._online():
-            self.release()
-            self.set_state(S.Closed)
-            if not self.leaving and self.CLASS.hotplug:
-                self.store.rm(f"{self.path}/hotplug-status")
-            self._removed()
-        return False
+        return self._going() and self._over()
 
     def _depart(self) -> None:
         self.release()
@@ -205,8 +214,10 @@ class Backend(End):
         super().release()
 
     def _give_up(self) -> None:
-        super()._give_up()
-        self.remove()
+        if not self.done:
+            with suppress(OSError):
+                self._over()
+            self.close()
 
     # What drivers map.
 
