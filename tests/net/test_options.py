@@ -25,8 +25,7 @@ def test_name_address_and_mtu(town: Town) -> None:
     assert (card["address"], card["mtu"]) == ("00:16:3e:aa:bb:cc", 9000)
     assert json.loads(town.host.run("ip", "-j", "link", "show", "wire"))[0]["mtu"] == 9000
     town.host.run("ip", "link", "set", "xenbr0", "mtu", "9000")
-    said = guest.run("ping", "-q", "-M", "do", "-s", "8900", "-i", "0.01", "-c", "20", town.host.ipv4)
-    assert "20 received" in said
+    assert guest.ping(town.host.ipv4, 8900, 20, "whole") == 20
 
 
 def test_a_rate_is_kept(town: Town) -> None:
@@ -74,7 +73,7 @@ def test_without_a_control_ring_pages_are_mapped_for_each_packet(town: Town) -> 
     assert keeper is not None
     guest = Place(keeper, f"10.50.0.{domid}", f"fd50::{domid:x}")
     town.address(guest)
-    assert "20 received" in guest.run("ping", "-q", "-s", "3000", "-i", "0.05", "-c", "20", town.host.ipv4)
+    assert guest.ping(town.host.ipv4, 3000) == 20
 
 
 def test_network_list(town: Town) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from xl import kinds, spec
 
 from tests.mounted.mount import until
+from tests.net import pinger
 from tests.net.namespaces import inside, namespace, run
 from tests.toolstack.stage import SECONDS, Stage
 from xenfs.abi.stats import Stats
@@ -35,6 +36,10 @@ class Place:
     def run(self, *words: str) -> str:
         """Run a command there; its output."""
         return run(self.pid, *words)
+
+    def ping(self, address: str, size: int = 56, count: int = 20, *words: str) -> int:
+        """How many of so many echo requests come back; `whole`: they are not sent in fragments."""
+        return int(self.run(sys.executable, pinger.__file__, address, str(size), str(count), *words))
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a program of Python there."""
