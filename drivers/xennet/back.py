@@ -251,6 +251,7 @@ class NetBack(Backend):
         self._stop_capture()
         if self.tap is not None:
             self.tap.close()
+            kept.drop(self.tap.name)
             self.tap = None
 
     def more(self, their: OtherEnd) -> Values:

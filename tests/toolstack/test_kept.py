@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 
 import pytest
 
@@ -18,9 +19,9 @@ def test_a_descriptor_is_sent_and_found_again_by_its_name(monkeypatch: pytest.Mo
         assert kept.inherited("tap") is None
         kept.keep("tap", writer)
         os.close(writer)
-        sent = kept.take(ours)
-        assert sent is not None
-        name, fd = sent
+        held: dict[str, int] = {}
+        assert kept.take(ours, held)
+        ((name, fd),) = held.items()
         assert name == "tap"
         assert not os.get_inheritable(fd)
         monkeypatch.setenv(kept.VARIABLE, kept.describe(theirs.fileno(), {name: fd, "other": 0}))
@@ -33,10 +34,35 @@ def test_a_descriptor_is_sent_and_found_again_by_its_name(monkeypatch: pytest.Mo
         os.close(fd)
         os.close(reader)
         theirs.close()
-        assert kept.take(ours) is None
+        assert not kept.take(ours, held)
+
+
+def test_what_is_dropped_is_closed_when_the_driver_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe()
+    held: dict[str, int] = {}
+    with ours, theirs:
+        monkeypatch.setenv(kept.VARIABLE, kept.describe(theirs.fileno(), {}))
+        for name in ("tap", "tap", "other"):  # by a name that is there it takes the other's place
+            kept.keep(name, writer)
+            assert kept.take(ours, held)
+        os.close(writer)
+        supervisor = threading.Thread(target=lambda: [kept.take(ours, held) for _ in range(3)])
+        supervisor.start()
+        kept.drop("tap")
+        assert list(held) == ["other"]
+        kept.drop("tap")
+        kept.drop("other")
+        supervisor.join()
+        assert held == {}
+        assert os.read(reader, 1) == b"", "nobody has the other end"
+        os.close(reader)
+        ours.close()
+        kept.drop("tap")
 
 
 def test_without_a_supervisor_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kept.VARIABLE, raising=False)
     kept.keep("tap", 0)
+    kept.drop("tap")
     assert kept.inherited("tap") is None

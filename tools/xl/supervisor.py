@@ -197,14 +197,9 @@ class Supervisor:
 
     def _keep(self, child: Child, ours: socket.socket) -> None:
         """Keep what a driver sends, in place of what it sent before by that name; until it ends."""
-        if (sent := kept.take(ours)) is not None:
-            name, fd = sent
-            if name in child.kept:
-                os.close(child.kept[name])
-            child.kept[name] = fd
-            return
-        self.loop.unwatch(ours.fileno())
-        ours.close()
+        if not kept.take(ours, child.kept):
+            self.loop.unwatch(ours.fileno())
+            ours.close()
 
     def _ended(self, child: Child) -> None:
         self.loop.unwatch(child.pidfd)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 VARIABLE = "XENFS_KEPT"
 """The driver's end of the supervisor's socket, then `name=descriptor` for each that is kept."""
-_NAME_MAX = 64
+_NAME_MAX, _PATIENCE = 64, 5.0
 
 
 def describe(fd: int, kept: Mapping[str, int]) -> str:
@@ -32,18 +33,42 @@ def inherited(name: str) -> int | None:
     return None
 
 
-def keep(name: str, fd: int) -> None:
-    """Have the supervisor keep a descriptor for the next driver, from now on."""
+@contextmanager
+def _supervisor() -> Iterator[socket.socket | None]:
     words = os.environ.get(VARIABLE, "").split()
-    if words:
-        with socket.socket(fileno=os.dup(int(words[0]))) as supervisor:
+    if not words:
+        yield None
+        return
+    with socket.socket(fileno=os.dup(int(words[0]))) as supervisor:
+        supervisor.settimeout(_PATIENCE)
+        yield supervisor
+
+
+def keep(name: str, fd: int) -> None:
+    """Have the supervisor keep a descriptor for the next driver, from now on. Raises OSError."""
+    with _supervisor() as supervisor:
+        if supervisor is not None:
             socket.send_fds(supervisor, [name.encode()[:_NAME_MAX]], [fd])
 
 
-def take(ours: socket.socket) -> tuple[str, int] | None:
-    """What a driver wants kept: its name, and the descriptor, which is the caller's; None when it will send no more."""
-    name, fds, _, _ = socket.recv_fds(ours, _NAME_MAX, 1)
-    if not fds:
-        return None
-    os.set_inheritable(fds[0], False)
-    return name.decode("ascii", "replace"), fds[0]
+def drop(name: str) -> None:
+    """Have the supervisor let go of a descriptor, and wait until it has; one that is dead has."""
+    with _supervisor() as supervisor, suppress(OSError):
+        if supervisor is not None:
+            supervisor.send(name.encode()[:_NAME_MAX])
+            supervisor.recv(1)
+
+
+def take(ours: socket.socket, into: dict[str, int]) -> bool:
+    """Do what a driver wants with the descriptors that are kept of it; False when it will want no more."""
+    said, fds, _, _ = socket.recv_fds(ours, _NAME_MAX, 1)
+    name = said.decode("ascii", "replace")
+    if (old := into.pop(name, None)) is not None:
+        os.close(old)
+    if fds:
+        os.set_inheritable(fds[0], False)
+        into[name] = fds[0]
+    elif said:
+        with suppress(OSError):
+            ours.send(b"\0")
+    return bool(said)
