@@ -45,8 +45,8 @@ def ended(back: UsbBack, connection: socket.socket) -> None:
 def test_garbage_ends_its_own_connection_and_no_other(back: UsbBack) -> None:
     other = back.open()
     for said in (
-        b"\xff" * 64, bytes(8), OP.pack(0x0106, Op.list_request, 0), OP.pack(VERSION, 0x8004, 0), LISTING * 1000,
-        OP.pack(VERSION, Op.import_reply, 0), bytes(range(256)) * 200,
+        b"\xff" * 64, bytes(8), OP.pack(0x0106, Op.list_request, 0), OP.pack(VERSION, 0x8004, 0),
+        LISTING * 1000 + bytes(8), OP.pack(VERSION, Op.import_reply, 0), bytes(range(256)) * 200,
     ):  # fmt: skip
         connection = back.socket()
         connection.sendall(said)
