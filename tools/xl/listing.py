@@ -23,7 +23,7 @@ def processes() -> dict[int, tuple[int, float]]:
     for home in Path("/proc").iterdir():
         if home.name.isdigit():
             with suppress(OSError):
-                words = (home / "stat").read_text().rpartition(")")[2].split()
+                words = (home / "stat").read_bytes().rpartition(b")")[2].split()  # a name is of any bytes
                 found[int(home.name)] = int(words[1]), (int(words[11]) + int(words[12])) / _TICKS
     return found
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from xenfs.commands.escapes import sanitised
 from xenfs.commands.failure import Unable
 from xenfs.commands.place import MOUNTINFO, Mount, mounted_at, mounts
 
@@ -102,7 +103,7 @@ def users(mount: Mount, *, besides: Sequence[int] = ()) -> list[str]:
     for home in sorted(_processes(), key=lambda home: int(home.name)):
         if int(home.name) not in besides and any(below(path, mount.point) for path in _paths(home)):
             with contextlib.suppress(OSError):
-                found.append(f"{home.name} ({(home / 'comm').read_text().strip()})")
+                found.append(f"{home.name} ({sanitised((home / 'comm').read_bytes().strip()).decode()})")
     return found
 
 

@@ -57,10 +57,10 @@ def store(tid: int, address: int, data: bytes) -> None:
 def is_dying(tid: int) -> bool:
     """Whether a thread has been killed and only waits to be let go."""
     try:
-        status = Path(f"/proc/{tid}/status").read_text()
+        status = Path(f"/proc/{tid}/status").read_bytes()  # its name is of any bytes
     except OSError:
         return True
-    pending = next((line.split()[1] for line in status.splitlines() if line.startswith("SigPnd:")), "0")
+    pending = next((line.split()[1] for line in status.splitlines() if line.startswith(b"SigPnd:")), b"0")
     return bool(int(pending, 16) >> (signal.SIGKILL - 1) & 1)
 
 
