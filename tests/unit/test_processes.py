@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from xl.listing import processes
+from xl.listing import Times, processes
 
 from tests.mounted.command.lab import line_of
 from xenfs.commands import parting
@@ -36,7 +36,7 @@ def odd() -> Iterator[int]:
 def test_a_name_that_is_no_text(odd: int) -> None:
     parent, seconds = processes()[odd]
     assert parent == os.getpid()
-    assert seconds > 0
+    assert seconds >= 0
     assert not is_dying(odd)
 
 
@@ -44,3 +44,13 @@ def test_a_name_that_a_terminal_would_obey(odd: int) -> None:
     place = Mount(1, "0:1", "/usr", "fuse.xenfs", "xenfs", {})
     found = parting.users(place, besides=[os.getpid()])
     assert f"{odd} (\\xff) R\\x1b[2J)" in found
+
+
+def test_the_time_of_a_process_is_also_that_of_those_below_it() -> None:
+    times = Times({1: (0, 1.0), 2: (1, 10.0), 3: (2, 100.0), 4: (1, 1000.0), 5: (0, 10_000.0)})
+    assert [times.of(pid) for pid in (1, 2, 4, 5, 6, None)] == [1111.0, 110.0, 1000.0, 10_000.0, 0.0, 0.0]
+
+
+def test_the_time_of_many_below_each_other_or_in_a_ring() -> None:
+    assert Times({pid: (pid - 1, 1.0) for pid in range(1, 30_001)}).of(1) == 30_000
+    assert Times({1: (3, 1.0), 2: (1, 1.0), 3: (2, 1.0)}).of(1) == 3

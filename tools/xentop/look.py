@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 from xl import findings, rings
 from xl.findings import Finding, GrantFacts, PortFacts
 from xl.kinds import device_class
-from xl.listing import processes
+from xl.listing import Times, processes
 
 from xenfs.abi.ring import u32
 from xenfs.abi.stats import MAGIC, Stats
@@ -264,18 +264,10 @@ class Look:
 
     def _look_at_processes(self, frames: Frames, passed: float) -> None:
         known, before, self._used = processes(), self._used, {}
-        below: dict[int, list[int]] = {}
-        for pid, (parent, _) in known.items():
-            below.setdefault(parent, []).append(pid)
-
-        def used(pid: int | None) -> float:
-            if pid is None or pid not in known:
-                return 0.0
-            return known[pid][1] + sum(used(child) for child in below.get(pid, ()))
-
+        times = Times(known)
         for domain in frames.domains:
             holder = "devd-0.pid" if domain.domid == 0 else f"{domain.domid}/keeper.pid"
-            self._used[domain.domid] = used(self._place.holder(holder))
+            self._used[domain.domid] = times.of(self._place.holder(holder))
         self._used[DAEMON] = known[self._daemon][1] if self._daemon in known else 0.0
         self._cpu = {
             domid: max(0.0, now - before[domid]) / passed * 100 for domid, now in self._used.items() if domid in before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +28,29 @@ def processes() -> dict[int, tuple[int, float]]:
     return found
 
 
-def cpu_seconds(pid: int | None, known: dict[int, tuple[int, float]]) -> float:
-    """The time that a process and all below it have used, by what `processes` has found."""
-    if pid is None or pid not in known:
-        return 0.0
-    return known[pid][1] + sum(cpu_seconds(child, known) for child, (parent, _) in known.items() if parent == pid)
+class Times:
+    """The time that processes with all below them have used, by what `processes` has found.
+
+    A guest's may be below each other as deep as it likes; and since they are not looked at all at once, a number that
+    is taken again meanwhile may seem to be below itself.
+    """
+
+    def __init__(self, known: Mapping[int, tuple[int, float]]) -> None:
+        """Of all of them."""
+        self._known = known
+        self._below: dict[int, list[int]] = {}
+        for pid, (parent, _) in known.items():
+            self._below.setdefault(parent, []).append(pid)
+
+    def of(self, pid: int | None) -> float:
+        """Seconds; none of a process that is not there."""
+        rest, seen = [pid], set[int]()
+        while rest:
+            one = rest.pop()
+            if one is not None and one in self._known and one not in seen:
+                seen.add(one)
+                rest += self._below.get(one, ())
+        return sum(self._known[one][1] for one in seen)
 
 
 def _letters(domain: Domain, running: bool) -> str:
@@ -49,11 +67,11 @@ def _letters(domain: Domain, running: bool) -> str:
 def domains(place: RunDirectory, found: Iterable[Domain]) -> Iterator[str]:
     """xl list."""
     yield "Name                                        ID   Mem VCPUs\tState\tTime(s)"
-    found_processes = processes()
+    times = Times(processes())
     for domain in found:
         keeper = place.holder(f"{domain.domid}/keeper.pid")
         running = keeper is not None or not place.guest(domain.domid).exists()
-        seconds = cpu_seconds(keeper, found_processes)
+        seconds = times.of(keeper)
         row = f"{domain.name:<40} {domain.domid:5d} {domain.owned // PAGES_PER_MIB:5d} {1:5d}"
         yield f"{row}     {_letters(domain, running)}  {seconds:8.1f}"
 
