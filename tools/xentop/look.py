@@ -69,21 +69,32 @@ class _Table(Generic[T]):
             os.close(self._fd)
 
 
-@dataclass(slots=True)
 class _Page:
-    """A named page, open."""
+    """A named page, open. Once it is given back, another may have its name and its frame: then it is opened anew."""
 
-    named: Named
-    fd: int
-    slots: int | None
-    _said: bytes = b""
-    _stats: Stats | None = None
+    def __init__(self, point: str, named: Named) -> None:
+        """Open it. Raises OSError."""
+        self.named, self.slots = named, rings.slots(named.name)
+        self._path = f"{point}/domains/{named.domid}/rings/{named.name}"
+        self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        self._said = b""
+        self._stats: Stats | None = None
 
     def read(self, size: int) -> bytes:
         """Its first bytes; none when it is not there any more."""
         with suppress(OSError):
-            return os.pread(self.fd, size, 0)
+            return os.pread(self._fd, size, 0)
+        with suppress(OSError):
+            self.close()
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return os.pread(self._fd, size, 0)
         return b""
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def stats(self) -> Stats | None:
         """What it says as a page of statistics, if it is one."""
@@ -302,13 +313,12 @@ class Look:
             page = known.get((one.domid, one.name))
             if page is None or page.named != one:
                 with suppress(OSError):  # it has just gone
-                    path = f"{self.point}/domains/{one.domid}/rings/{one.name}"
-                    page = _Page(one, os.open(path, os.O_RDONLY | os.O_CLOEXEC), rings.slots(one.name))
+                    page = _Page(self.point, one)
             if page is not None and page.named == one:
                 self._pages[one.domid, one.name] = page
         for key, page in known.items():
             if self._pages.get(key) is not page:
-                os.close(page.fd)
+                page.close()
 
     def page(self, domid: int, name: str) -> bytes | None:
         """A named page, as it is now."""
@@ -338,7 +348,7 @@ class Look:
     def close(self) -> None:
         """Look no more."""
         for page in self._pages.values():
-            os.close(page.fd)
+            page.close()
         self._pages.clear()
         with suppress(OSError):
             self.mirror.close()

@@ -1,0 +1,70 @@
+"""Looks at a machine in which what is looked at is taken away and made again between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from xentop.look import Look
+
+from tests.conformance.world import Mount
+from tests.top.lab import PAGE, RING
+from xenfs.abi.ring import HEADER
+from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain
+from xenfs.domain.mounted import MountedDomain
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def root(bare: Mount) -> Iterator[MountedDomain]:
+    """Domain 0, of a machine that has a domain 1 besides."""
+    with MountedDomain(0, bare.root) as made:
+        made.call(CreateDomain(name="alpha", dom=1, frames=64))
+        yield made
+
+
+@pytest.fixture
+def look(bare: Mount, root: MountedDomain) -> Iterator[Look]:
+    del root
+    with closing(Look(str(bare.root))) as made:
+        yield made
+
+
+def ring(bare: Mount, requests: int) -> tuple[MountedDomain, int]:
+    """Domain 1 with a ring in which so many requests have been put, and the ring's frame."""
+    domain = MountedDomain(1, bare.root)
+    (frame,) = domain.memory.alloc(1)
+    page = bytearray(PAGE)
+    HEADER.pack_into(page, 0, requests, 0, 0, 0, *HEADER.unpack(bytes(HEADER.size))[4:])
+    domain.memory.write_frames([frame], memoryview(page))
+    domain.memory.name_ring(RING, frame)
+    return domain, frame
+
+
+def seen(look: Look) -> list[tuple[int, int, int]]:
+    return [(one.domid, one.frame, one.req_prod) for one in look.sample().rings]
+
+
+def test_a_ring_that_is_made_again_on_the_same_frame(bare: Mount, look: Look) -> None:
+    domain, frame = ring(bare, 3)
+    assert seen(look) == [(1, frame, 3)]
+    domain.close()
+    domain, again = ring(bare, 4)
+    assert again == frame, "else nothing is tried here"
+    assert seen(look) == [(1, frame, 4)]
+    domain.close()
+    assert seen(look) == []
+
+
+def test_a_ring_of_another_domain_of_the_same_number(bare: Mount, root: MountedDomain, look: Look) -> None:
+    domain, frame = ring(bare, 3)
+    assert seen(look) == [(1, frame, 3)]
+    root.call(DestroyDomain(dom=1))
+    domain.close()
+    root.call(CreateDomain(name="beta", dom=1, frames=64))
+    domain, again = ring(bare, 4)
+    assert again == frame, "else nothing is tried here"
+    assert seen(look) == [(1, frame, 4)]
+    domain.close()
