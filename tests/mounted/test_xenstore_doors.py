@@ -16,6 +16,7 @@ from tests.mounted.doors import Door
 from tests.mounted.mount import Xen, until
 from tests.unit.xenstore_rows import CASES, OK, Case, play
 from xenfs.abi.xs_wire import XsType as T
+from xenfs.xenstore.connection import EVENTS
 from xenfs.xenstore.wire import Message
 
 
@@ -183,6 +184,29 @@ def test_a_client_that_does_not_read_waits_in_its_write(two: Xen) -> None:
     other = Door.device(two.home(1))
     assert other.ask(T.READ, b"name\0") == b"domain-1"
     other.close()
+
+
+def test_a_client_that_does_not_read_its_events_is_told_that_it_is_cut_off(two: Xen) -> None:
+    """Else it would take what it has heard last for what is so."""
+    deaf, root = Door.device(two.home(0)), Door.socket(two.root)
+    assert deaf.ask(T.WATCH, b"/t\0t\0") == OK
+    deaf.heard()
+    paths = [b"/t/%01800d" % number for number in range(EVENTS // 1800 + 1)]
+    for path in paths:
+        assert root.ask(T.WRITE, path + b"\0") == OK
+    with pytest.raises(ConnectionResetError):
+        os.write(deaf.fd, Message(T.READ, 7, 0, b"/t\0").emit())
+    poller, heard = select.poll(), 0
+    poller.register(deaf.fd, select.POLLIN)
+    while poller.poll(0) == [(deaf.fd, select.POLLIN)]:
+        assert deaf.message() is not None
+        heard += 1
+    assert 0 < heard <= len(paths)
+    assert poller.poll(0) == [(deaf.fd, select.POLLERR)]
+    with pytest.raises(ConnectionResetError):
+        os.read(deaf.fd, 1)
+    deaf.close()
+    root.close()
 
 
 def test_what_a_killed_client_had_begun_is_undone(two: Xen) -> None:

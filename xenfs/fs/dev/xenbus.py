@@ -1,7 +1,8 @@
 """dev/xenbus, as Linux's drivers/xen/xenbus/xenbus_dev_frontend.c behaves (xen-interfaces.md 1.5 and D.4).
 
 One request a write, or dribbled; watches are the driver's own, so the same one may be set twice and an unknown one
-taken back. A client that does not read its answers waits in its next write.
+taken back. A client that does not read its answers waits in its next write; one that does not read its events is cut
+off when they are too many, which it finds behind those that were kept for it.
 """
 
 from __future__ import annotations
@@ -54,19 +55,25 @@ class OpenXenbus(OpenDevice):
         if data:
             self._go_on()
             return data
+        self._check()
+        return b"" if self.readonly else None
+
+    def _check(self) -> None:
         if self._dead:
             raise OSError(errno.ENODEV, "the domain has been destroyed")
-        return b"" if self.readonly else None
+        if self._connection.broken:
+            raise OSError(errno.ECONNRESET, self._connection.broken)
 
     def events(self) -> int:
         """See OpenFile: as on Linux, never that it can be written."""
-        return POLLERR if self._dead else POLLIN if self._connection.pending else 0
+        if self._connection.pending and not self._dead:
+            return POLLIN
+        return POLLERR if self._dead or self._connection.broken else 0
 
     def write(self, request: Request, data: bytes, offset: int) -> None:
         """Take a piece of a request; the one that completes it has it carried out."""
         del offset
-        if self._dead:
-            raise OSError(errno.ENODEV, "the domain has been destroyed")
+        self._check()
         if self._connection.accepting and not self._writers:
             self._accept(request, data)
             return
