@@ -13,6 +13,7 @@ from tests.top.lab import PAGE, RING
 from xenfs.abi.ring import HEADER
 from xenfs.abi.xenfs_op import CreateDomain, DestroyDomain
 from xenfs.domain.mounted import MountedDomain
+from xenfs.xenstore.connection import EVENTS
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -68,3 +69,17 @@ def test_a_ring_of_another_domain_of_the_same_number(bare: Mount, root: MountedD
     assert again == frame, "else nothing is tried here"
     assert seen(look) == [(1, frame, 4)]
     domain.close()
+
+
+def test_a_guest_that_writes_more_than_is_kept_for_who_does_not_look(root: MountedDomain, look: Look) -> None:
+    home = "/local/domain/1/data"
+    for number in range(EVENTS // 1800 + 1):
+        root.store.write(f"{home}/{number:01800}", "1")
+    root.store.write(f"{home}/last", "1")
+    look.sample("store")
+    assert look.mirror.read(f"{home}/last") == b"1"
+    root.store.write(f"{home}/last", "2")
+    root.store.rm(f"{home}/{0:01800}")
+    look.sample("store")
+    assert look.mirror.read(f"{home}/last") == b"2"
+    assert set(look.mirror.list(home)) == set(root.store.list(home))

@@ -6,11 +6,12 @@ import errno
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from xenfs.domain import Refused, Store
+from xenfs.domain import Refused, Store, Watch
 
 _REMEMBERED = 2000
 """Nodes that are gone, at most, of which it is known since when."""
-_AT_ONCE = 512
+_AT_ONCE = 1 << 14
+"""Events of one look, at most: while others come as fast as they are taken, there is to be a look all the same."""
 _FIRST_SECONDS = 1.0
 
 
@@ -27,18 +28,30 @@ class Mirror:
         self.turn = 0
         """Another number whenever something of a device has changed."""
         self.began = clock()
-        self._watch = store.watch("/", "monitor")
-        self._watch.wait(_FIRST_SECONDS)  # each begins with one
-        self._copy("/")
+        self._watch = self._begin()
         self.since.clear()
+
+    def _begin(self) -> Watch:
+        """Watch, and copy everything."""
+        watch = self._store.watch("/", "monitor")
+        watch.wait(_FIRST_SECONDS)  # each begins with one
+        self._copy("/")
+        return watch
 
     def update(self) -> int:
         """Take what has changed; how much that was. Raises Refused when the machine is gone."""
         count, told = 0, dict[str, None]()
-        while count < _AT_ONCE and (event := self._watch.wait(0)) is not None:
-            if event[0].startswith("/"):
-                count += 1
-                told[event[0]] = None
+        try:
+            while count < _AT_ONCE and (event := self._watch.wait(0)) is not None:
+                if event[0].startswith("/"):
+                    count += 1
+                    told[event[0]] = None
+        except Refused as refused:
+            if refused.errno != errno.ECONNRESET:
+                raise
+            self._watch.close()  # so much has changed since the last look that the store could not keep it for us
+            self._watch = self._begin()
+            return count
         for path in told:
             if not any(above in told for above in _upwards(path)):
                 self._look(path)
