@@ -15,6 +15,7 @@ from xentop.tables import PortLine
 from tests.top.samples import domain, ring, rows, run, sample
 from xenfs.abi.stats import Stats
 from xenfs.abi.xenbus import XenbusState
+from xenfs.commands.escapes import plain
 from xenfs.commands.machine import Frames
 from xenfs.xenbus import Device
 
@@ -38,7 +39,7 @@ def test_columns_are_as_wide_as_what_is_in_them() -> None:
         pane = PANES[name]
         found = rows(name, now)
         head, *lines = text.table(pane, found)
-        written = [[text.plain(cell) for cell in panes.cells(pane, row)] for row in found]
+        written = [[plain(cell) for cell in panes.cells(pane, row)] for row in found]
         wide = text.widths(pane, written)
         at = 0
         for place, column in enumerate(pane.columns):

@@ -13,7 +13,7 @@ from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from xentop.text import plain
+from xenfs.commands.escapes import plain
 
 
 class Detail(ModalScreen[None]):

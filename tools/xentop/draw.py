@@ -8,11 +8,12 @@ from typing import overload
 
 from rich.text import Text
 
+from xenfs.commands.escapes import plain
 from xentop import frames
 from xentop.feed import Event
 from xentop.frames import COLOURS, Line
 from xentop.panes import Pane, Row, cells
-from xentop.text import GAP, heads, line, plain, widths
+from xentop.text import GAP, heads, line, widths
 
 _BAD, _BUSY = "bold red", "yellow"
 _ENOUGH = 20

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 
+from xenfs.commands.escapes import plain
 from xentop import frames
 from xentop.feed import Event
 from xentop.look import DAEMON, Sample
@@ -32,13 +33,6 @@ def line(pane: Pane, row: Sequence[str], wide: Sequence[int]) -> str:
         for column, cell, width in zip(pane.columns, row, wide, strict=True)
     ]
     return (" " * GAP).join(parts).rstrip()
-
-
-def plain(said: str) -> str:
-    """What a guest may have written, with nothing in it that a terminal would obey."""
-    if said.isprintable():
-        return said
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in said)
 
 
 def heads(pane: Pane) -> list[str]:

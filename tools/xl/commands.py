@@ -20,6 +20,7 @@ from xenfs.commands.place import served
 from xenfs.commands.running import RunDirectory
 from xenfs.domain import Refused
 from xenfs.domain.mounted import MountedDomain
+from xenfs.xenbus import DeviceError
 from xl import config as configuration
 from xl import listing, toolstack
 from xl.toolstack import PAGES_PER_MIB
@@ -41,6 +42,8 @@ def as_dom0(work: Callable[[MountedDomain, str], R]) -> R:
                 return work(root, point)
         except Refused as refused:
             raise Unable(str(refused.strerror)) from None
+        except DeviceError as error:  # the other end has nodes of its own, and may have anything in them
+            raise Unable(str(error)) from None
 
     try:
         return ask(inside, PATIENCE)

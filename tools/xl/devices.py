@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
 from xenfs.domain import Store
 from xenfs.domain.mounted import MountedDomain
@@ -77,7 +78,7 @@ def list_devices(kind: str, names: list[str], rows: Print) -> None:
             name, lambda root, point, domid: list(rows(root.store, spec.attached(root.store, domid, kind)))
         )
         for line in lines:
-            typer.echo(line)
+            typer.echo(plain(line))
 
 
 Names = Annotated[list[str], typer.Argument(metavar="DOMID|NAME…", help="Which domains.")]

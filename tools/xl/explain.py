@@ -12,6 +12,7 @@ import typer
 
 from xenfs.abi.xenbus import XenbusState
 from xenfs.commands.columns import aligned
+from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
 from xenfs.commands.machine import within
 from xenfs.commands.place import served
@@ -154,7 +155,7 @@ def explain(
         return list(of_device(root, point, _device(root, point, what, which), kind))
 
     for line in as_dom0(work):
-        typer.echo(line)
+        typer.echo(plain(line))
 
 
 @command("lint")
@@ -165,7 +166,7 @@ def lint() -> None:
     """
     found = as_dom0(lambda root, point: findings.everything(root.store, MountedFacts(point)))
     for finding in found:
-        typer.echo(str(finding))
+        typer.echo(plain(str(finding)))
     if any(finding.severity == findings.ERROR for finding in found):
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from xenusb import lsusb as listing
 
+from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
 from xenfs.domain.mounted import MountedDomain
 from xl import spec, usb
@@ -97,4 +98,4 @@ def lsusb(
             raise Unable(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)) from None
 
     for line in on_domain(which, work):
-        typer.echo(line)
+        typer.echo(plain(line))

@@ -1,4 +1,4 @@
-"""Values of the store as the xenstore-* programs show and take them: what is not printable is escaped."""
+"""What is not printable is escaped: as the xenstore-* programs show and take values of the store, and in any line."""
 
 from __future__ import annotations
 
@@ -34,3 +34,10 @@ def _meant(found: re.Match[bytes]) -> bytes:
 def unsanitised(text: bytes) -> bytes:
     """What somebody means who types it."""
     return _ESCAPE.sub(_meant, text)
+
+
+def plain(said: str) -> str:
+    """A line in which a guest may have written, with nothing in it that a terminal would obey."""
+    if said.isprintable():
+        return said
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in said)

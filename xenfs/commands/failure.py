@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 import typer
 
+from xenfs.commands.escapes import plain
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -25,8 +27,8 @@ class Unable(Exception):
 
 
 def tell(name: str, text: str) -> None:
-    """One line on stderr, as mount and umount write theirs."""
-    typer.echo(f"xenfs {name}: {text}", err=True)
+    """One line on stderr, as mount and umount write theirs; what a guest had a part in may be in it."""
+    typer.echo("\n".join(map(plain, f"xenfs {name}: {text}".split("\n"))), err=True)
 
 
 def command(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -12,6 +12,7 @@ import typer
 
 from xenfs.commands.capture import capture
 from xenfs.commands.child import stream
+from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
 from xenfs.commands.machine import within
 from xenfs.commands.place import GONE, served
@@ -27,7 +28,7 @@ def _of_store(said: dict[str, Any]) -> str:
     gave = "".join(f" {name}={value}" for name, value in said.get("out", {}).items())
     result = f"{said['error']} {said['text']}" if "error" in said else f"ok{gave}"
     line = f"{moment:%H:%M:%S.%f}  {said['domid']:>5}  {said['op']}{words} → {result}"
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+    return plain(line)
 
 
 def readable(said: dict[str, Any]) -> str:
