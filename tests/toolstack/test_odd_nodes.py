@@ -14,6 +14,10 @@ from xenfs.xenbus import Device
 
 pytestmark = pytest.mark.timeout(110)
 EVIL = b"\x1b]0;title\x07\x1b[2J\nerror: vif 2/0: forged"
+BACKENDS = [
+    b"/local/domain/0/backend/a b/1/0", b" / / /3/ / / /", b"/local/domain/\xb2/backend/vif/1/0", EVIL,
+    b"/local/domain/" + b"9" * 1900 + b"/backend/vif/1/0", b"/local/domain/0/backend//1/0", b"",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -25,6 +29,20 @@ def guest(stage: Stage) -> Iterator[MountedDomain]:
         stage.store.chmod(f"/local/domain/1/{name}", ["n1"])
     with MountedDomain(1, stage.point) as made:
         yield made
+
+
+def test_what_a_guest_says_of_its_backends_may_be_anything(stage: Stage, guest: MountedDomain) -> None:
+    for number, said in enumerate(BACKENDS):
+        guest.store.write(f"device/vif/{number}/backend", said)
+    assert stage.fine("lint") == ""
+    assert stage.fails("explain", "vif", "1/0").endswith("domain 1 has no vif 0")
+
+
+@pytest.mark.parametrize("path", ["device/vif/0/backend", "backend/vif/1/0/frontend"])
+def test_a_home_that_is_no_domains(stage: Stage, path: str) -> None:
+    stage.store.write(f"/local/domain/spare/{path}", "/local/domain/0/backend/vif/1/0")
+    assert stage.fine("lint") == ""
+    assert "Domain-0" in stage.fine("top", "--once")
 
 
 def test_no_terminal_obeys_a_guest(stage: Stage, guest: MountedDomain) -> None:

@@ -16,6 +16,7 @@ from xenfs.abi.xenbus import XenbusState
 from xenfs.domain import Refused
 from xenfs.domain.store import Reader
 from xenfs.xenbus import Device, PeerProtocolError
+from xenfs.xenbus.device import parse_backend, parse_frontend
 from xenfs.xenbus.end import read_state
 from xenfs.xenbus.keys import Key, OtherEnd, Writer
 from xl.kinds import device_class
@@ -75,18 +76,18 @@ class Facts(Protocol):
 
 
 def devices(store: Reader) -> Iterator[Device]:
-    """Every device of which there is a frontend or a backend, by what its nodes say."""
-    seen = set()
-    for domid in _names(store, "/local/domain"):
+    """Every device of which there is a frontend or a backend, by what its nodes say, which may be anything."""
+    seen, homes = set(), [name for name in _names(store, "/local/domain") if name.isdigit()]
+    for domid in homes:
         for kind in _names(store, f"/local/domain/{domid}/device"):
             for number in _names(store, f"/local/domain/{domid}/device/{kind}"):
                 said = OtherEnd(store, f"/local/domain/{domid}/device/{kind}/{number}").raw("backend")
-                words = (said or "").split("/")
-                if said is not None and number.isdigit() and len(words) == 8 and words[3].isdigit():
-                    device = Device(kind, int(domid), int(number), int(words[3]), words[5])
+                back = parse_backend(said) if said is not None else None
+                if back is not None and number.isdigit():
+                    device = Device(kind, int(domid), int(number), back[0], back[1])
                     seen.add(device.backend_path)
                     yield device
-    for host in _names(store, "/local/domain"):
+    for host in homes:
         yield from (d for d in _backends(store, host) if d.backend_path not in seen)
 
 
@@ -96,9 +97,8 @@ def _backends(store: Reader, host: str) -> Iterator[Device]:
         for domid in _names(store, f"{root}/{kind}") if kind != "console" else ():
             for number in _names(store, f"{root}/{kind}/{domid}"):
                 if domid.isdigit() and number.isdigit():
-                    front = OtherEnd(store, f"{root}/{kind}/{domid}/{number}").raw("frontend") or ""
-                    words = front.split("/")
-                    yield Device(words[5] if len(words) == 7 else kind, int(domid), int(number), int(host), kind)
+                    front = parse_frontend(OtherEnd(store, f"{root}/{kind}/{domid}/{number}").raw("frontend") or "")
+                    yield Device(front[1] if front else kind, int(domid), int(number), int(host), kind)
 
 
 def _names(store: Reader, path: str) -> tuple[str, ...]:
