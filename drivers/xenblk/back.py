@@ -168,7 +168,8 @@ class BlkBack(Backend):
             for queue in self._queues:
                 queue.sectors = sectors
             self.write({"sectors": sectors})
-            self.store.write(f"{self.path}/state", str(int(S.Connected)))  # again, so that the frontend looks
+            if self._own() is S.Connected:
+                self.store.write(f"{self.path}/state", str(int(S.Connected)))  # again, so that the frontend looks
 
     def release(self) -> None:
         """See End."""

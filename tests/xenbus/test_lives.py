@@ -41,10 +41,11 @@ class PluggedBack(EchoBack):
         if self.life.plugged is self:
             self.life.plugged = None
 
-    def set_state(self, state: S) -> None:
-        super().set_state(state)
+    def set_state(self, state: S, without: str = "") -> bool:
+        done = super().set_state(state, without)
         if state is S.Closed:
             self.life.back_closed()
+        return done
 
 
 class Life:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from xenfs.abi.ring import RingFormat
 from xenfs.abi.xenbus import XenbusState
-from xenfs.domain import Channel, Domain, Refused
+from xenfs.domain import Channel, Domain
 from xenfs.ring import BackRing
 from xenfs.xenbus.device import Device, parse_frontend
 from xenfs.xenbus.end import End, Log, Values, to_stderr
@@ -37,7 +37,7 @@ class Backend(End):
         self._device = Device(kind, frontend_domid, number, domain.domid, named)
         self.config: Values = {}
         self._settings: Values | None = None
-        self._ready = False
+        self._ready = self._offered = False
 
     def offer(self) -> Mapping[str, object]:
         """What it can do: keys that the frontend finds before it publishes. Raises LocalDeviceError."""
@@ -99,7 +99,7 @@ class Backend(End):
         return self.leaving or not self._online()
 
     def _take(self, own: XenbusState, other: XenbusState | None) -> bool:
-        if own is S.Initialising and self._ready:
+        if own is S.Initialising and self._offered:
             return self._end()  # the toolstack has taken the device away, and made another in its place
         if own in (S.Initialising, S.InitWait, S.Connected) and not self._online():
             return self._evict() if own is S.Connected and other in (S.Initialised, S.Connected) else self._closed()
@@ -121,10 +121,7 @@ class Backend(End):
     def _over(self) -> bool:
         """Undo everything, and only then be Closed: whoever reads that may take the device away, and make another."""
         self._end()
-        if not self.leaving and self.CLASS.hotplug:
-            with suppress(Refused):
-                self.store.rm(f"{self.path}/hotplug-status")
-        self.set_state(S.Closed)
+        self.set_state(S.Closed, "hotplug-status" if self.CLASS.hotplug and not self.leaving else "")
         return False
 
     def _await(self) -> bool:
@@ -140,7 +137,9 @@ class Backend(End):
         self.release()
         self.config = OtherEnd(self.store, self.path).read(self.CLASS.written_by(Writer.toolstack))
         self.write(self.offer())
-        self.set_state(S.InitWait)
+        if not self.set_state(S.InitWait):
+            return True
+        self._offered = True
         if self.CLASS.hotplug and not self._ready:
             self._plug()
         return True

@@ -160,13 +160,17 @@ class End(ABC):
         self.state, self.other_state = own, other
         return not self.done and self._take(own, other)
 
-    def _own(self) -> XenbusState:
+    def _own(self, reader: Reader | None = None) -> XenbusState:
         """The own state as it stands in the store: Unknown when the node is gone; for what no end ever writes, one that
         no end is ever in."""
-        said = OtherEnd(self.store, self.path).raw("state")
+        said = OtherEnd(reader or self.store, self.path).raw("state")
         if said is None:
             return S.Unknown
         return S.parse(said.encode("ascii", "replace")) or S.Reconfigured
+
+    def _theirs(self, own: XenbusState) -> bool:
+        """Whether what stands there is another device's by now: that of a new one, which we have been beyond."""
+        return own is S.Initialising and self.state not in (S.Initialising, S.Unknown)
 
     def _guarded(self, call: Callable[[], bool]) -> bool:
         """Call; what goes wrong with the device closes it, and then there is more to do."""
@@ -219,18 +223,31 @@ class End(ABC):
             with suppress(OSError):
                 self.store.rm(f"error/{self.path}")
 
-    def set_state(self, state: XenbusState) -> None:
-        """Write the own state, unless it is that already; a node that is gone is not made again."""
-        if self._own() in (state, S.Unknown):
-            return
-        self.store.write(f"{self.path}/state", str(int(state)))
-        self.state = state
+    def set_state(self, state: XenbusState, without: str = "") -> bool:
+        """Write the own state, unless it is that already, and take a key away; whether it is so then. A device that is
+        gone is not made again, and another in its place is let be."""
+        done = False
+        for transaction in self.store.transaction():
+            with transaction as tx:
+                own = self._own(tx)
+                done = own is not S.Unknown and not self._theirs(own)
+                if done and without:
+                    with suppress(Refused):
+                        tx.rm(f"{self.path}/{without}")
+                if done and own is not state:
+                    tx.write(f"{self.path}/state", str(int(state)))
+        if done:
+            self.state = state
+        return done
 
     def write(self, keys: Mapping[str, object]) -> None:
-        """Write own keys, all at once."""
+        """Write own keys, all at once, with the same care."""
         if keys:
             for transaction in self.store.transaction():
                 with transaction as tx:
+                    own = self._own(tx)
+                    if own is S.Unknown or self._theirs(own):
+                        continue
                     for name, value in keys.items():
                         tx.write(f"{self.path}/{name}", str(int(value) if isinstance(value, bool) else value))
 
