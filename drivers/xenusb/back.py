@@ -24,6 +24,7 @@ class UsbBack(Backend):
     """One vusb."""
 
     CLASS = VUSB
+    HELD = STATUS
     counters: Counters
     _requests: Requests | None = None
 

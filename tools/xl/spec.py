@@ -17,6 +17,8 @@ from xenfs.xenbus.keys import OtherEnd
 
 INIT_SECONDS, HOTPLUG_SECONDS, DESTROY_SECONDS = 10.0, 40.0, 10.0
 """How long libxl waits."""
+HELD = ("hotplug-status", "port-status")
+"""Nodes that a backend takes away when nothing is left on the host's side of the device."""
 _DEPTH = 2
 """Slashes of `/libxl/<domid>`; homes have one more, and a value or children."""
 
@@ -167,8 +169,7 @@ def detach(store: Store, devices: Iterable[Device], *, destroy: bool = False) ->
         def closed(path: str = path) -> bool:
             return read_state(store, path) in (XenbusState.Closed, XenbusState.Unknown)
 
-        alive = read_state(store, path) is not XenbusState.Initialising  # else no backend has ever come
-        if alive and not Waiting(store, path).until(closed, max(0.0, deadline - time.monotonic())):
+        if not Waiting(store, path).until(closed, max(0.0, deadline - time.monotonic())):
             late.append(device)
         remove(store, device)
     return late
@@ -180,18 +181,31 @@ def _ask(store: Store, device: Device, *, destroy: bool) -> None:
             if destroy:
                 with suppress(Refused):
                     tx.rm(device.frontend_path)
-            if tx.exists(f"{device.backend_path}/state"):
+            state = read_state(tx, device.backend_path)
+            if state is XenbusState.Initialising:
+                _remove(tx, device)  # no backend has ever come, nor will one now
+            elif state is not XenbusState.Unknown:
                 tx.write(f"{device.backend_path}/online", "0")
-                if read_state(tx, device.backend_path) not in (XenbusState.Initialising, XenbusState.Closed):
+                if state is not XenbusState.Closed or _held(tx, device):
                     tx.write(f"{device.backend_path}/state", "5")
+
+
+def _held(tx: Transaction, device: Device) -> bool:
+    """Whether a backend has something of the device: one that is Closed may do so, until it knows that it is to go."""
+    paths = [f"{device.backend_path}/{name}" for name in HELD]
+    return any(tx.exists(path) and (tx.read(path) or tx.list(path)) for path in paths)
 
 
 def remove(store: Store, device: Device) -> None:
     """Take all nodes of a device away, and directories above that are empty then."""
     for transaction in store.transaction():
         with transaction as tx:
-            for path in (device.frontend_path, device.backend_path, device.libxl_path):
-                clean_up(tx, path)
+            _remove(tx, device)
+
+
+def _remove(tx: Transaction, device: Device) -> None:
+    for path in (device.frontend_path, device.backend_path, device.libxl_path):
+        clean_up(tx, path)
 
 
 def clean_up(tx: Transaction, path: str) -> None:

@@ -27,6 +27,8 @@ class Backend(End):
     role: ClassVar[str] = "backend"
     KIND: ClassVar[str] = ""
     """What the class is called in the backend's domain, where that is another name, as `qusb` is for vusb."""
+    HELD: ClassVar[str] = "hotplug-status"
+    """The node that says that there is something on the host's side of the device."""
 
     def __init__(
         self, domain: Domain, frontend_domid: int, number: int, *, loop: Loop | None = None, log: Log = to_stderr
@@ -121,7 +123,7 @@ class Backend(End):
     def _over(self) -> bool:
         """Undo everything, and only then be Closed: whoever reads that may take the device away, and make another."""
         self._end()
-        self.set_state(S.Closed, "hotplug-status" if self.CLASS.hotplug and not self.leaving else "")
+        self.set_state(S.Closed, self.HELD)
         return False
 
     def _await(self) -> bool:
