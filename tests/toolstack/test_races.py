@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from xl import kinds, spec
+from xl import kinds, spec, toolstack
+from xl.config import GuestConfig
 
 from tests.toolstack.stage import Stage
 from xenfs.abi.xenbus import XenbusState as S
+from xenfs.abi.xenfs_op import DestroyDomain
+from xenfs.commands.failure import Unable
+from xenfs.domain import Store
 from xenfs.xenbus import Device
 
 pytestmark = pytest.mark.timeout(120)
@@ -57,3 +63,62 @@ def test_where_devd_has_left_in_order_nobody_is_waited_for(stage: Stage, tmp_pat
     assert stage.states(device)[1] is S.Closed
     assert spec.detach(stage.store, [device], destroy=True) == []
     assert stage.states(device) == (S.Unknown, S.Unknown)
+
+
+def test_devices_attached_at_once_each_have_a_number_of_their_own(stage: Stage) -> None:
+    stage.devd()
+    domid = str(stage.guest())
+    words = [sys.executable, "-m", "xenfs", "device-attach", "echo", domid]
+    commands = [subprocess.Popen(words, env=stage.environment) for _ in range(4)]
+    assert [command.wait() for command in commands] == [0] * 4
+    assert sorted(device.id for device in spec.attached(stage.store, int(domid), "echo")) == [0, 1, 2, 3]
+
+
+def test_a_device_that_comes_while_its_domain_is_destroyed_is_refused(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.devd()
+    domid = stage.guest()
+    device = Device("echo", domid, 0)
+    said: list[Unable] = []
+    detach = spec.detach
+
+    def late(store: Store, devices: list[Device], *, destroy: bool) -> list[Device]:
+        found = detach(store, devices, destroy=destroy)
+        with pytest.raises(Unable, match=f"domain {domid} is being destroyed") as caught:
+            spec.add(store, spec.DeviceSpec(device))
+        said.append(caught.value)
+        return found
+
+    monkeypatch.setattr(spec, "detach", late)
+    toolstack.destroy(stage.root, stage.point, domid)
+    assert len(said) == 1
+    assert stage.states(device) == (S.Unknown, S.Unknown)
+
+
+def test_whoever_has_the_number_of_a_destroyed_domain_at_once_keeps_what_is_its_own(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody makes a domain as soon as the number is free, while the one who destroys is not done yet."""
+    first = toolstack.create(stage.root, stage.point, GuestConfig(name="first", memory=4))
+    call = stage.root.call
+    made: list[int] = []
+
+    def then_another(request: DestroyDomain) -> object:
+        done = call(request)
+        monkeypatch.setattr(stage.root, "call", call)
+        made.append(toolstack.create(stage.root, stage.point, GuestConfig(name="second", memory=4)))
+        return done
+
+    monkeypatch.setattr(stage.root, "call", then_another)
+    toolstack.destroy(stage.root, stage.point, first)
+    assert made == [first]
+    assert stage.store.exists(f"/libxl/{first}/type")
+    assert stage.place.read(first, "config")["name"] == "second"
+
+
+def test_what_a_domain_that_was_only_removed_has_left_is_not_in_the_way(stage: Stage) -> None:
+    stage.devd()
+    first = toolstack.create(stage.root, stage.point, GuestConfig(name="first", memory=4, usbctrl=("",)))
+    Path(stage.point, "domains", str(first)).rmdir()
+    assert toolstack.create(stage.root, stage.point, GuestConfig(name="second", memory=4, usbctrl=("",))) == first

@@ -11,7 +11,8 @@ import pytest
 from xl import kinds, spec, tree
 from xl.config import GuestConfig
 
-from xenfs.domain import Refused, Store
+from xenfs.commands.failure import Unable
+from xenfs.domain import Refused, Store, Transaction
 from xenfs.domain.inprocess import InProcessXen
 
 GOLDEN = Path(__file__).parents[1] / "clients" / "golden"
@@ -100,11 +101,46 @@ def test_they_are_written_in_libxls_order(store: Store) -> None:
 
 
 def test_nothing_is_left_of_a_destroyed_domain(store: Store) -> None:
+    tree.begin_to_end(store, 1)
     for device in spec.attached(store, 1):
         spec.remove(store, device)
+    tree.remove(store, 1, f"/vm/{UUID}")
     with suppress(Refused):
         store.rm("/local/domain/1")  # by the hypervisor
-    tree.remove(store, 1, f"/vm/{UUID}")
+    tree.end(store, 1)
     ours = without(dict(whole(store)))
     left = {path for path in ours if path not in ("/local/domain/0/device", "/local/domain/0/error")}
     assert left <= set(golden("tree-C-destroyed.txt"))
+
+
+def test_a_device_is_written_once_and_not_for_a_domain_that_ends(store: Store) -> None:
+    wanted = kinds.parse("vif", "", 1, 0, int)
+    with pytest.raises(spec.Taken, match="vif 1/0 is attached already"):
+        spec.add(store, wanted)
+    tree.begin_to_end(store, 1)
+    with pytest.raises(Unable, match="domain 1 is being destroyed"):
+        spec.add(store, kinds.parse("vif", "", 1, 1, int))
+    tree.end(store, 1)
+    tree.begin_to_end(store, 99)
+    assert not store.exists(spec.ending(99)), "there is no such domain"
+
+
+def test_of_two_who_write_a_device_at_once_one_is_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = kinds.parse("vif", "", 1, 1, int)
+    write = spec.DeviceSpec.write
+
+    def slowly(self: spec.DeviceSpec, tx: Transaction) -> None:
+        monkeypatch.setattr(spec.DeviceSpec, "write", write)
+        spec.add(store, wanted)  # the other, in the meantime
+        write(self, tx)
+
+    monkeypatch.setattr(spec.DeviceSpec, "write", slowly)
+    with pytest.raises(spec.Taken):
+        spec.add(store, wanted)
+
+
+def test_what_another_domain_of_the_number_has_by_now_stays(store: Store) -> None:
+    tree.begin_to_end(store, 1)
+    tree.write(store, 1, GuestConfig(name="another", uuid=UUID, memory=4))
+    tree.end(store, 1)
+    assert store.read("/libxl/1/type") == b"pv"

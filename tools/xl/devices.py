@@ -34,10 +34,16 @@ def attach_device(kind: str, which: str, words: list[str]) -> None:
 
         if domid == 0:
             raise Unable("domain 0 has no frontends here")
-        taken = {device.id for device in spec.attached(root.store, domid, kind)}
-        number = next(n for n in range(len(taken) + 1) if n not in taken)
-        wanted = kinds.parse(kind, ",".join(words), domid, number, lookup)
-        spec.add(root.store, wanted)
+        while True:
+            taken = {device.id for device in spec.attached(root.store, domid, kind)}
+            number = next(n for n in range(len(taken) + 1) if n not in taken)
+            wanted = kinds.parse(kind, ",".join(words), domid, number, lookup)
+            try:
+                spec.add(root.store, wanted)
+                break
+            except spec.Taken:  # perhaps since we looked, and then another number is as good
+                if wanted.device.id != number:
+                    raise
         try:
             spec.wait_ready(root.store, wanted)
         except BaseException:

@@ -23,6 +23,10 @@ _DEPTH = 2
 """Slashes of `/libxl/<domid>`; homes have one more, and a value or children."""
 
 
+class Taken(Unable):
+    """There is a device of that number already."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
     """Keys in the order in which libxl writes them; `fixed` are the frontend's that the guest may only read."""
@@ -91,13 +95,20 @@ class Waiting:
 
 
 def add(store: Store, spec: DeviceSpec) -> None:
-    """Write a device. Raises Unable when there is one already that is not closed."""
+    """Write a device. Raises Taken when there is one already, and Unable when its domain is being destroyed."""
     device = spec.device
-    if store.exists(f"{device.libxl_path}/backend"):
-        raise Unable(f"{device} is attached already")
     for transaction in store.transaction():
         with transaction as tx:
+            if tx.exists(f"{device.libxl_path}/backend"):
+                raise Taken(f"{device} is attached already")
+            if tx.exists(ending(device.domid)):
+                raise Unable(f"domain {device.domid} is being destroyed")
             spec.write(tx)
+
+
+def ending(domid: int) -> str:
+    """The node that says that a domain gets no more devices, as it is being destroyed."""
+    return f"/libxl/{domid}/destroying"
 
 
 def wait_ready(store: Store, spec: DeviceSpec) -> None:

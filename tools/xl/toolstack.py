@@ -78,6 +78,7 @@ def create(root: MountedDomain, point: str, config: GuestConfig) -> int:
     except Refused as refused:
         raise Unable(f"{config.name}: {refused.strerror}") from refused
     try:
+        spec.detach(root.store, spec.attached(root.store, domid), destroy=True)  # of one that was only removed
         tree.write(root.store, domid, config)
         devices = specs(root, point, config, domid)
         for each in devices:
@@ -148,15 +149,18 @@ def destroy(
     place = RunDirectory(point)
     if not keep_files:
         _end_keeper(place, domid)
+    tree.begin_to_end(root.store, domid)
     for late in spec.detach(root.store, spec.attached(root.store, domid), destroy=True):
         log(f"{late}: its backend did not close within {spec.DESTROY_SECONDS:.0f} s; its nodes are removed")
     uuid = OtherEnd(root.store, f"/local/domain/{domid}").raw("vm") or ""
-    try:
-        root.call(DestroyDomain(dom=domid))
-    except Refused as refused:
-        raise Unable(str(refused.strerror)) from refused
     tree.remove(root.store, domid, uuid)
     place.forget(domid)
+    try:
+        root.call(DestroyDomain(dom=domid))  # and from now on another may have its number
+    except Refused as refused:
+        raise Unable(str(refused.strerror)) from refused
+    finally:
+        tree.end(root.store, domid)
 
 
 def _end_keeper(place: RunDirectory, domid: int) -> None:

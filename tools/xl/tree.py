@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
-from xenfs.domain import Store, Transaction
+from xenfs.domain import Refused, Store, Transaction
 from xl.config import GuestConfig
-from xl.spec import clean_up
+from xl.spec import clean_up, ending
 
 KIB = 1024
 _WRITABLE = (
@@ -26,9 +27,11 @@ _WRITABLE = (
 
 
 def write(store: Store, domid: int, config: GuestConfig) -> None:
-    """Make it, all at once."""
+    """Make it, all at once, in place of what is left of another of that number."""
     for transaction in store.transaction():
         with transaction as tx:
+            with suppress(Refused):
+                tx.rm(f"/libxl/{domid}")
             _home(tx, domid, config)
             _vm(tx, domid, config)
             _console(tx, domid)
@@ -101,10 +104,28 @@ def _console(tx: Transaction, domid: int) -> None:
             _node(tx, f"{path}/{name}", value, perms)
 
 
+def begin_to_end(store: Store, domid: int) -> None:
+    """A domain that is there gets no more devices."""
+    for transaction in store.transaction():
+        with transaction as tx:
+            if tx.exists(f"/local/domain/{domid}"):
+                tx.write(ending(domid), "1")
+
+
 def remove(store: Store, domid: int, vm: str) -> None:
-    """Take away what is left in the store of a domain that has been destroyed; `vm` is its node below /vm."""
-    for path in (f"/local/domain/0/backend/console/{domid}/0", f"/libxl/{domid}", vm if vm.startswith("/vm/") else ""):
+    """Take away what is in the store of a domain that is about to be destroyed, besides its home, and that it is;
+    `vm` is its node below /vm."""
+    own = [f"/libxl/{domid}/{name}" for name in ("type", "dm-version", "device")]
+    for path in (f"/local/domain/0/backend/console/{domid}/0", *own, vm if vm.startswith("/vm/") else ""):
         if path:
             for transaction in store.transaction():
                 with transaction as tx:
                     clean_up(tx, path)
+
+
+def end(store: Store, domid: int) -> None:
+    """A domain has been destroyed; if another has its number by now, its nodes are not to be touched."""
+    for transaction in store.transaction():
+        with transaction as tx:
+            if tx.exists(ending(domid)):
+                clean_up(tx, f"/libxl/{domid}")
