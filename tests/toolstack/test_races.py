@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from xl import kinds, spec, toolstack
+from xl import kinds, spec, toolstack, usb
 from xl.config import GuestConfig
 
 from tests.toolstack.stage import Stage
@@ -72,6 +72,20 @@ def test_devices_attached_at_once_each_have_a_number_of_their_own(stage: Stage) 
     commands = [subprocess.Popen(words, env=stage.environment) for _ in range(4)]
     assert [command.wait() for command in commands] == [0] * 4
     assert sorted(device.id for device in spec.attached(stage.store, int(domid), "echo")) == [0, 1, 2, 3]
+
+
+def test_usb_devices_plugged_at_once_are_each_in_a_port_of_their_own(stage: Stage, tmp_path: Path) -> None:
+    stage.devd()
+    domid = stage.guest()
+    images = [tmp_path / f"image{number}" for number in range(4)]
+    for image in images:
+        image.write_bytes(bytes(1 << 20))
+    words = [sys.executable, "-m", "xenfs", "usbdev-attach", str(domid)]
+    commands = [subprocess.Popen([*words, f"device=stick:{image}"], env=stage.environment) for image in images]
+    assert [command.wait() for command in commands] == [0] * 4
+    (controller,) = usb.controllers(stage.store, domid)
+    plugged = [what for what in usb.ports(stage.store, controller).values() if what]
+    assert sorted(plugged) == [f"stick:{image}" for image in images]
 
 
 def test_a_device_that_comes_while_its_domain_is_destroyed_is_refused(

@@ -15,7 +15,7 @@ from xenfs.domain import Store
 from xenfs.xenbus import Device
 from xenfs.xenbus.keys import OtherEnd
 from xl.config import pairs
-from xl.spec import DESTROY_SECONDS, DeviceSpec, Waiting, attached
+from xl.spec import DESTROY_SECONDS, DeviceSpec, Taken, Waiting, attached
 
 MOST_PORTS = 31
 _DEFAULT_PORTS = 8
@@ -120,17 +120,25 @@ def ports(store: Store, device: Device) -> dict[int, str]:
 
 
 def plug(store: Store, device: Device, port: int, what: str) -> None:
-    """Have something in a port, or with "" nothing, and wait until it is so. Raises Unable; then it is empty."""
-    for path in (device.backend_path, device.libxl_path):
-        store.write(f"{path}/port/{port}", what)
+    """Have something in a port, or with "" nothing, and wait until it is so. Raises Taken when there is something
+    already, and Unable; then it is empty."""
+    _write(store, device, port, what)
     try:
         wait_plugged(store, device, [port])
     except Unable:
-        for path in (device.backend_path, device.libxl_path):
-            store.write(f"{path}/port/{port}", "")
+        _write(store, device, port, "")
         with suppress(Unable):  # so that whoever tries again does not find the old reason
             wait_plugged(store, device, [port])
         raise
+
+
+def _write(store: Store, device: Device, port: int, what: str) -> None:
+    for transaction in store.transaction():
+        with transaction as tx:
+            if what and tx.read(f"{device.libxl_path}/port/{port}"):
+                raise Taken(f"{device}: there is something in port {port} already")
+            for path in (device.backend_path, device.libxl_path):
+                tx.write(f"{path}/port/{port}", what)
 
 
 def wait_plugged(store: Store, device: Device, wanted: Iterable[int]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -11,6 +13,7 @@ from xenusb import lsusb as listing
 from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
 from xenfs.domain.mounted import MountedDomain
+from xenfs.xenbus import Device
 from xl import spec, usb
 from xl.commands import Which, on_domain
 from xl.devices import Force, Names, Words, attach_device, detach_device, list_devices
@@ -37,6 +40,14 @@ def usb_list(names: Names) -> None:
     list_devices("vusb", names, usb.rows)
 
 
+def _places(root: MountedDomain, domid: int) -> Iterator[tuple[Device, int]]:
+    """The ports of a guest's controllers with nothing in them."""
+    for device in usb.controllers(root.store, domid):
+        for number, there in usb.ports(root.store, device).items():
+            if not there:
+                yield device, number
+
+
 @command("usbdev-attach")
 def usbdev_attach(which: Which, words: Words = None) -> None:
     """Plug a USB device into a guest: hostbus= hostaddr= for a real one, or device= for another; controller= port=.
@@ -53,13 +64,14 @@ def usbdev_attach(which: Which, words: Words = None) -> None:
             raise Unable("domain 0 has no frontends here")
         if not usb.controllers(root.store, domid) and controller in (None, 0):
             made = usb.parse("", domid, 0, lambda _: 0)
-            spec.add(root.store, made)
+            with suppress(spec.Taken):  # another command has made it
+                spec.add(root.store, made)
             spec.wait_ready(root.store, made)
-        for device in usb.controllers(root.store, domid):
-            free = [number for number, there in usb.ports(root.store, device).items() if not there]
-            if controller in (None, device.id) and (port in free or (port is None and free)):
-                usb.plug(root.store, device, port or free[0], what)
-                return
+        for device, number in _places(root, domid):
+            if controller in (None, device.id) and port in (None, number):
+                with suppress(spec.Taken):  # by another command, since we looked
+                    usb.plug(root.store, device, number, what)
+                    return
         raise Unable(f"usbdev {text!r}: there is no such controller, or no such port of it that is free")
 
     on_domain(which, work)
