@@ -30,6 +30,7 @@ from xenfs.xenbus.process import PARENT, name_process
 FIRST, LAST, GOOD = 0.1, 5.0, 2.0
 """Seconds before another start: at first, and at most; one that ran for the third of these is started at once."""
 LEAVE_SECONDS = 8.0
+_LEAVE = (signal.SIGTERM, signal.SIGINT)
 Driver = Callable[[], int]
 """Be the driver until it ends; the exit status."""
 Find = Callable[[str], "Driver | None"]
@@ -80,6 +81,7 @@ def _be(child: Child, driver: Driver, parent: int, theirs: socket.socket) -> NoR
     """Be the driver, in the forked process. What the supervisor had open is closed, and nothing of it touched again."""
     code = 70
     try:
+        signal.set_wakeup_fd(-1)
         gc.freeze()  # nothing of the supervisor's is ever finalised here
         os.setsid()
         _close_all_but([theirs.fileno(), *child.kept.values()])
@@ -188,9 +190,11 @@ class Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEAVE)  # the driver hears of them when it listens
         pid = os.fork()
         if pid == 0:
             _be(child, driver, parent, theirs)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.loop.watch(ours.fileno(), lambda: self._keep(child, ours))
         return pid

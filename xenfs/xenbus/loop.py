@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 Call = Callable[[], object]
 
@@ -44,8 +44,9 @@ class Loop:
         """Call once, some time from now."""
         heapq.heappush(self._timers, (self._clock() + seconds, next(self._numbers), call))
 
-    def on_signals(self, numbers: Iterable[signal.Signals], call: Call) -> None:
-        """Call when one of the signals has come. For the one loop of a process's main thread."""
+    def on_signals(self, numbers: Collection[signal.Signals], call: Call) -> None:
+        """Call when one of the signals has come, also when that was earlier and they were blocked until now. For the
+        one loop of a process's main thread."""
         ours, theirs = self._signals = socket.socketpair()
         for end in self._signals:
             end.setblocking(False)
@@ -58,6 +59,7 @@ class Loop:
             call()
 
         self.watch(ours.fileno(), came)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
 
     def stop(self) -> None:
         """Let `run` return."""
