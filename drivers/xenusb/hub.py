@@ -140,6 +140,7 @@ class Hub:
             device.claims, device.whole = {}, None
             for user in users.values():
                 user.gone()
+            self._urbs.drop(port)
             self._removed(device)
 
     def lose(self) -> None:
@@ -263,10 +264,13 @@ class Hub:
             self._changed(device)
 
     def _as_before(self, device: Attached) -> Steps:
-        if device.value:
-            yield device.want(Setup(0, Ask.set_configuration, device.value), lambda _: None)
-        for number, setting in list(device.settings.items()):
-            yield device.want(Setup(TO_INTERFACE, Ask.set_interface, setting, number), lambda _: None)
+        setups = [Setup(0, Ask.set_configuration, device.value)] if device.value else []
+        for number, setting in device.settings.items():
+            setups.append(Setup(TO_INTERFACE, Ask.set_interface, setting, number))
+        for setup in setups:
+            said = yield device.want(setup, lambda _: None)
+            if said.status is Status.nodev:  # another may be in its port by now
+                return
 
     def _back(self, device: Attached) -> None:
         if device.address:  # else it is lost again

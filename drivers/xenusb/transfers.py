@@ -159,7 +159,7 @@ class Transfers:
             at += want.actual
             found.append(want.data if asked.inward else b"")
             if want.status is Status.ok and want.actual == want.size and at < asked.size:
-                if not self._flights.unwanted(asked) and not self._closed:
+                if self._hold.there and not self._flights.unwanted(asked) and not self._closed:
                     begin()
                     return
                 want.status = Status.shutdown

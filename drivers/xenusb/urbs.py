@@ -168,6 +168,14 @@ class Urbs:
             self._unwanted.append(want)
             self.push()
 
+    def drop(self, port: int) -> None:
+        """What was in a port is gone: what it has not been asked for yet ends, and the next one there is not asked."""
+        there = [want for want in (*self._waiting, *self._lasting) if want.port == port]
+        for want in there:
+            self._queue(want).remove(want)
+        for want in there:
+            want.end(Status.nodev)
+
     def linger(self) -> bool:
         """Stay awake for a moment for an answer, where there is another processor for the backend; if one has come."""
         return bool(self._flying) and self._ring is not None and self.eager and self._ring.linger()

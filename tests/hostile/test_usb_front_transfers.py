@@ -169,3 +169,23 @@ def test_r11_what_may_last_for_ever_leaves_room_for_the_rest(back: UsbBack) -> N
     raw.close()
     back.serve_until(lambda: not back.left)
     assert back.call(lambda: other.transfer(IN | BULK, size=8)).data == b"g" * 8
+
+
+def test_u7_what_was_wanted_of_a_device_that_is_gone_is_not_asked_of_the_next(back: UsbBack) -> None:
+    back.plug(2, Gizmo(2))
+    back.until_there(2)
+    raw = back.raw(2)
+    raw.send(*[raw.submit(QUIET, 6, number=number, inward=False, data=b"secret") for number in range(20)])
+    back.alive()
+    flying = [(number, 0, int(Status.nodev), 0, 0) for number in back.left]
+    assert 0 < len(flying) < 20
+    back.left.clear()
+    back.unplug(2)
+    back.until_gone(2)
+    back.plug(2, Gizmo(3))
+    back.until_there(2, "1209:0003")
+    back.asked.clear()
+    back.answer(*flying)
+    assert {answer.status for answer in raw.answers(20) if isinstance(answer, Submitted)} == {Status.nodev}
+    back.alive()
+    assert [urb for urb in back.asked if urb.pipe.port == 2] == []
