@@ -58,8 +58,14 @@ class Transfers:
             self._transfer(asked)
 
     def unlink(self, asked: Short) -> None:
-        """Take one back."""
+        """Take one back; one that only waits behind another has nothing to wait for any more."""
         self._flights.unlink(asked)
+        for behind in self._behind.values():
+            for waiting in behind:
+                if waiting.number == asked.value:
+                    behind.remove(waiting)
+                    self._flights.wake(waiting)
+                    return
 
     def close(self) -> None:
         """Take everything back, and begin nothing more."""

@@ -219,6 +219,15 @@ def test_a_large_transfer_is_unlinked_between_its_pieces(vhci: Vhci) -> None:
     assert vhci.come == {}
 
 
+def test_what_waits_behind_a_large_transfer_is_unlinked_at_once(vhci: Vhci) -> None:
+    first, second, third = (vhci.submit(BULK, size) for size in (MiB, MiB, 64))
+    owns = [vhci.unlink(second), vhci.unlink(second), vhci.unlink(third)]
+    assert [vhci.answer(own).status for own in owns] == [ECONNRESET, 0, ECONNRESET]
+    vhci.transfer(BULK, b"short")
+    assert vhci.answer(first).data == b"short"
+    assert vhci.come == {}
+
+
 def test_whoever_unlinks_twice_is_answered_twice(vhci: Vhci) -> None:
     waits = vhci.submit(INTERRUPT, 64)
     owns = [vhci.unlink(waits), vhci.unlink(waits)]
