@@ -2,8 +2,9 @@
 
 A request has an id below 16 (Linux's frontend needs that, and the ring has no more), and with the id its own pages,
 which stay granted. Those for which there is no id wait. One id is kept for taking requests back, so that there is
-always a way; and those that may take for ever, as a keyboard's, have half of the ids at most. When the backend dies
-everything that it had ends with Status.shutdown: whoever asked may ask again.
+always a way; and those that may take for ever, as a keyboard's, do not have all of the others. Many of one endpoint
+have few ids together, so that there are some for other endpoints: a serial port's driver asks for much to read before
+it writes. When the backend dies everything that it had ends with Status.shutdown: whoever asked may ask again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from xenblk.pool import Slot
 
@@ -32,7 +34,8 @@ PAGES = IDS * (_DATA_PAGES + _FRAME_PAGES)
 MOST = _DATA_PAGES * PAGE_SIZE
 """Bytes of one request: 61440, a whole number of packets of any size that there is."""
 MOST_PACKETS = _FRAME_PAGES * PAGE_SIZE // FRAME.size
-_LASTING_IDS = IDS // 2
+LASTING_IDS, MORE_IDS = 11, 4
+"""For those that may take for ever; and as long as there are not more of them an endpoint may have another."""
 _LOOK_SECONDS = 0.25
 _QUEUE_SECONDS, _BACK_SECONDS = 60.0, 5.0
 """How long a request that may not take for ever may wait for an id, and how long it may take to take it back."""
@@ -71,6 +74,11 @@ class Want:
         """Whether it may take for ever."""
         return not self.seconds and self.type is not PipeType.control
 
+    @property
+    def where(self) -> tuple[int, int, bool]:
+        """Which endpoint."""
+        return self.port, self.endpoint, self.inward
+
     def end(self, status: Status) -> None:
         """It is over."""
         if not self.over:
@@ -97,7 +105,8 @@ class Urbs:
         self._flying: dict[int, Want | None] = {}
         """By id; None for a request that takes another back."""
         self._waiting: deque[Want] = deque()
-        self._lasting: deque[Want] = deque()
+        self._lasting: dict[tuple[int, int, bool], deque[Want]] = {}
+        """By endpoint, of which none has no one."""
         self._unwanted: deque[Want] = deque()
         self.eager = len(os.sched_getaffinity(0)) > 1
         self._looking = False
@@ -110,8 +119,8 @@ class Urbs:
     def disconnect(self) -> None:
         """There is none: everything ends."""
         self._ring = self._channel = None
-        there = (*self._flying.values(), *self._waiting, *self._lasting)
-        self._flying, self._waiting, self._lasting = {}, deque(), deque()
+        there = (*self._flying.values(), *self._queued())
+        self._flying, self._waiting, self._lasting = {}, deque(), {}
         self._unwanted.clear()
         for want in there:
             if want is not None:
@@ -128,13 +137,27 @@ class Urbs:
             want.end(Status.shutdown)
             return
         want.seconds = seconds
-        self._queue(want).append(want)
+        if want.lasting:
+            self._lasting.setdefault(want.where, deque()).append(want)
+        else:
+            self._waiting.append(want)
         if seconds:
             want.deadline = self._loop.now() + _QUEUE_SECONDS
             self._look_later()
 
-    def _queue(self, want: Want) -> deque[Want]:
-        return self._lasting if want.lasting else self._waiting
+    def _queued(self) -> list[Want]:
+        """Those for which there is no id."""
+        return [*self._waiting, *chain.from_iterable(self._lasting.values())]
+
+    def _unqueue(self, want: Want) -> bool:
+        """Let one wait no more; whether it has waited."""
+        queue = self._lasting.get(want.where, deque()) if want.lasting else self._waiting
+        if want not in queue:
+            return False
+        queue.remove(want)
+        if want.lasting and not queue:
+            del self._lasting[want.where]
+        return True
 
     def _look_later(self) -> None:
         if not self._looking:
@@ -159,9 +182,7 @@ class Urbs:
         """Take something back: it ends with Status.shutdown, unless it ends otherwise before."""
         if want.over:
             return
-        queue = self._queue(want)
-        if want in queue:
-            queue.remove(want)
+        if self._unqueue(want):
             want.end(Status.shutdown)
         elif not want.unlinking:
             want.unlinking = True
@@ -170,9 +191,9 @@ class Urbs:
 
     def drop(self, port: int) -> None:
         """What was in a port is gone: what it has not been asked for yet ends, and the next one there is not asked."""
-        there = [want for want in (*self._waiting, *self._lasting) if want.port == port]
+        there = [want for want in self._queued() if want.port == port]
         for want in there:
-            self._queue(want).remove(want)
+            self._unqueue(want)
         for want in there:
             want.end(Status.nodev)
 
@@ -189,15 +210,28 @@ class Urbs:
             self._take_back(ring, self._unwanted.popleft())
         while self._waiting and ring.free > 1 and len(self._flying) < IDS - 1:
             self._put(ring, self._waiting.popleft())
-        while self._lasting and ring.free > 1 and self._may_last():
-            self._put(ring, self._lasting.popleft())
+        while ring.free > 1 and (want := self._next_lasting()) is not None:
+            self._put(ring, want)
         if ring.publish():
             self._counters.events_sent += 1
             self._channel.notify()
 
-    def _may_last(self) -> bool:
-        lasting = sum(want is not None and want.lasting for want in self._flying.values())
-        return lasting < _LASTING_IDS and len(self._flying) < IDS - 1
+    def _next_lasting(self) -> Want | None:
+        """One of those that may take for ever, if one may go: each endpoint in its turn. Isochronous ones never take
+        long, and several are under way where nothing is to be lost.
+        """
+        if len(self._flying) >= IDS - 1:
+            return None
+        flying = [want.where for want in self._flying.values() if want is not None and want.lasting]
+        for where, queue in self._lasting.items():
+            first = where not in flying or queue[0].type is PipeType.isoc
+            if len(flying) < (LASTING_IDS if first else MORE_IDS):
+                del self._lasting[where]
+                want = queue.popleft()
+                if queue:
+                    self._lasting[where] = queue  # behind the others
+                return want
+        return None
 
     def _free(self) -> int:
         return next(number for number in range(IDS) if number not in self._flying)

@@ -16,7 +16,7 @@ from xenusb.descriptors import Ask, Setup
 from xenusb.device import Packet
 from xenusb.importing import take
 from xenusb.remote import RESET_PORT
-from xenusb.urbs import IDS, MOST
+from xenusb.urbs import MORE_IDS, MOST
 from xenusb.usbip import BUS_ID, ECONNRESET, OP, VERSION, Code, Op, Short, Submit, Submitted
 
 from tests.hostile.usb_back import UsbBack
@@ -216,7 +216,7 @@ def test_whoever_goes_with_much_under_way_leaves_nothing(back: UsbBack) -> None:
         raw = back.raw()
         raw.send(*[raw.submit(QUIET, number=number) for number in range(300)])
         raw.send(*[raw.submit(BULK, 1 << 22, number=1000 + number) for number in range(3)])
-        back.serve_until(lambda: len(back.left) == IDS // 2)
+        back.serve_until(lambda: len(back.left) == MORE_IDS)
         raw.close()
         back.serve_until(lambda: not back.left)
         assert back.says(other) == 1
