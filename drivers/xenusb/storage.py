@@ -36,6 +36,7 @@ _LARGEST = 4 * MOST
 """Bytes of one command: so many requests fit into the ring together with two more."""
 _SENSE_SIZE = 18
 _UNIT_ATTENTION = 6
+_NO_SUCH_COMMAND = 5, 0x20, 0
 
 
 class Verdict(Enum):
@@ -98,6 +99,8 @@ class Storage:
         self._suspended = False
         self._why = ""
         """What was wrong with the last command that was not done."""
+        self._sense: tuple[int, int, int] | None = None
+        """And what the device said of that: key, additional code and its qualifier."""
         self._failing = False
         self._geometry = SimpleNamespace(blocks=0, block=SECTOR_SIZE, readonly=False)
         device.claims[interface.number] = self
@@ -256,7 +259,7 @@ class Storage:
 
     def _fulfil(self, wish: Wish) -> Steps:
         if not wish.size:
-            return (yield from self._do(Job(b"\x35".ljust(10, b"\0"))))
+            return (yield from self._do(Job(b"\x35".ljust(10, b"\0")))) or self._has_no_cache()
         writes = wish.op == BlockOp.write
         while wish.next < wish.size:
             size = min(wish.size - wish.next, _LARGEST)
@@ -269,6 +272,13 @@ class Storage:
             if not (yield from self._do(Job(words, size, not writes, wish, wish.next))):
                 return False
             wish.next += size
+        return True
+
+    def _has_no_cache(self) -> bool:
+        """Whether the device does not know the command, and so has no cache to be written (as Linux's sd takes it)."""
+        if self._sense != _NO_SUCH_COMMAND:
+            return False
+        self.flush = None
         return True
 
     def _fulfilled(self, good: bool) -> None:
@@ -292,6 +302,7 @@ class Storage:
 
     def _do(self, job: Job) -> Steps:
         """A command until it is done, or is known not to be possible."""
+        self._sense = None
         for _ in range(_TRIES):
             verdict = yield from self._once(job)
             if verdict is Verdict.done:
@@ -308,6 +319,8 @@ class Storage:
 
     def _worth_trying(self, sense: bytes) -> bool:
         self._why = f"sense {sense[2:3].hex()}/{sense[12:13].hex()}/{sense[13:14].hex()}"
+        if len(sense) > 13:
+            self._sense = sense[2] & 0x0F, sense[12], sense[13]
         return len(sense) > 2 and sense[2] & 0x0F in (0, 1, _UNIT_ATTENTION)
 
     def _broken(self, why: str) -> Verdict:

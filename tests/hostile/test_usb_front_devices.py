@@ -24,6 +24,7 @@ from tests.hostile.usb_liars import (
     MockStick,
     honest,
     liars,
+    refusing,
     when,
 )
 from xenfs.abi.usbif import Status
@@ -35,6 +36,17 @@ import mmap, os, sys
 fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
 room = mmap.mmap(-1, 1 << 16)
 print(sum(os.preadv(fd, [room], at % 8 << 16) for at in range(1000)))
+"""
+SYNCHRONIZE = b"\x35".ljust(10, b"\0")
+SYNC = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+os.pwrite(fd, bytes(512), 0)
+try:
+    os.fsync(fd)
+    print("done")
+except OSError as error:
+    print(error.strerror)
 """
 GONE = ("Input/output error", "Transport endpoint is not connected", "Software caused connection abort")
 
@@ -176,6 +188,20 @@ def test_u10_writes_that_lie_are_the_writers_errors(back: UsbBack) -> None:
         assert back.finish(back.start(WRITE, file, str(1 << 19), "8192")) == FAILED, name
     device.lie = honest
     assert back.finish(back.start(WRITE, file, str(1 << 19), "8192")) == ("8192\n", "")
+
+
+def test_a_stick_that_has_no_cache_to_be_written_has_written_everything(back: UsbBack) -> None:
+    device = MockStick()
+    back.plug(2, device)
+    file = back.until_disk(2)
+    for sense in ((5, 0x24), (3, 0x0C), (2, 0x3A)):
+        device.lie = refusing(0x35, *sense)
+        assert back.finish(back.start(SYNC, file)) == FAILED
+    device.lie = refusing(0x35, 5, 0x20)
+    assert back.finish(back.start(SYNC, file)) == ("done\n", "")
+    asked = device.commands.count(SYNCHRONIZE)
+    assert back.finish(back.start(SYNC, file)) == ("done\n", "")
+    assert device.commands.count(SYNCHRONIZE) == asked, "it is not asked again"
 
 
 def test_a_lie_that_is_told_once_is_forgiven(back: UsbBack) -> None:

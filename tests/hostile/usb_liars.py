@@ -309,3 +309,15 @@ NEVER: Mapping[str, Lied] = {
 def when(op: int, lie: Lied) -> Lied:
     """Only for one command."""
     return lambda words, data, right: lie(words, data, right) if words[0] == op else (data, right)
+
+
+def refusing(op: int, key: int, code: int, qualifier: int = 0) -> Lied:
+    """Refuse one command, and say why."""
+    sense = struct.pack("BxB4xB4xBB4x", 0x70, key, 10, code, qualifier)
+
+    def lie(words: bytes, data: bytes, right: bytes) -> tuple[Answer, Answer]:
+        if words[0] == 0x03:
+            return sense, right
+        return status(code=1)(words, data, right) if words[0] == op else (data, right)
+
+    return lie
