@@ -22,7 +22,7 @@ from xenblk.shadow import Wish
 from xenfs.abi.blkif import SECTOR_SIZE
 from xenfs.abi.blkif import Op as BlockOp
 from xenfs.abi.usbif import PipeType, Status
-from xenfs.xenbus import Frontend
+from xenfs.xenbus import Frontend, LocalDeviceError
 from xenusb import bulk_only
 from xenusb.bulk_only import PASSED, Command, Outcome
 from xenusb.descriptors import CLASS, TO_INTERFACE, Endpoint, Interface, Setup
@@ -188,11 +188,16 @@ class Storage:
         self._make()
 
     def _make(self) -> None:
+        """What cannot be made is missing, and nothing else of the controller is."""
         found = self._geometry
-        self.disk = GuestDisk(
-            self._end, self.path, self.name, self, size=found.blocks * found.block, sector_size=found.block,
-            readonly=found.readonly, settled=lambda: None, lost=self._anew,
-        )  # fmt: skip
+        try:
+            self.disk = GuestDisk(
+                self._end, self.path, self.name, self, size=found.blocks * found.block, sector_size=found.block,
+                readonly=found.readonly, settled=lambda: None, lost=self._anew,
+            )  # fmt: skip
+        except (LocalDeviceError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self._end.log(f"{self._end!r}: port {self._device.port}: {why}: no disk")
 
     def _anew(self) -> None:
         wishes, self._wishes = self._wishes, deque()

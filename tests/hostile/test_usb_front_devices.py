@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.hostile.peer import SECONDS
-from tests.hostile.usb_back import UsbBack, UsbMachine
+from tests.hostile.usb_back import WITHOUT_FUSE, UsbBack, UsbMachine
 from tests.hostile.usb_front import FAILED, READ, WRITE, back, early, good, hasty, machine, reads
 from tests.hostile.usb_liars import (
     CAPACITIES,
@@ -28,6 +28,7 @@ from tests.hostile.usb_liars import (
     when,
 )
 from xenfs.abi.usbif import Status
+from xenfs.abi.xenbus import XenbusState as S
 
 __all__ = ["back", "early", "hasty", "machine"]
 pytestmark = pytest.mark.timeout(120)
@@ -143,6 +144,15 @@ def test_u10_sticks_that_are_no_disks(machine: UsbMachine) -> None:
         back.plug(2, MockStick())
         assert Path(back.until_disk(2)).name == "sda"
         assert back.left == {}
+
+
+def test_a_disk_that_cannot_be_made_is_missing_and_nothing_else(machine: UsbMachine) -> None:
+    with machine.back(program=WITHOUT_FUSE) as back:
+        back.connect({1: Gizmo(), 2: MockStick()}).until_there(1)
+        back.until_logged("port 2: there is no /dev/fuse: no disk")
+        back.until_there(2)
+        back.alive()
+        assert (back.key("error"), back.state()) == ("", S.Connected)
 
 
 @pytest.mark.parametrize("size", [512, 1 << 17])

@@ -35,6 +35,18 @@ urbs._QUEUE_SECONDS = float(sys.argv.pop(1))
 sys.exit(main(front.UsbFront))
 """
 """A usbfront that waits for half a second where it has else much patience, and for an id as long as it is told."""
+WITHOUT_FUSE = """
+import sys
+from xenblk import file
+from xenfs.fusemount import MountError
+from xenfs.xenbus import main
+from xenusb.front import UsbFront
+def refuse(*_):
+    raise MountError(2, "there is no /dev/fuse")
+file.FuseMount = refuse
+sys.exit(main(UsbFront))
+"""
+"""A usbfront that can make no disk."""
 T = TypeVar("T")
 
 
@@ -42,10 +54,12 @@ class UsbMachine(FrontHost):
     """A machine whose guests have a usbfront."""
 
     @contextmanager
-    def back(self, ports: int = PORTS, *, hasty: float = 0) -> Iterator[UsbBack]:
-        """A guest with a usbfront, perhaps a hasty one, and its backend, which has not offered anything."""
-        program = ("-c", HASTY, str(hasty)) if hasty else ("-m", "xenusb.front")
-        with self.frontend("vusb", f"ports={ports}", *program) as (device, front):
+    def back(self, ports: int = PORTS, *, hasty: float = 0, program: str = "") -> Iterator[UsbBack]:
+        """A guest with a usbfront, perhaps a hasty one or another program, and its backend, which has not offered
+        anything.
+        """
+        words = ("-c", HASTY, str(hasty)) if hasty else ("-c", program) if program else ("-m", "xenusb.front")
+        with self.frontend("vusb", f"ports={ports}", *words) as (device, front):
             made = UsbBack(self, device, front)
             try:
                 yield made
