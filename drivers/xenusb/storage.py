@@ -36,7 +36,11 @@ _LARGEST = 4 * MOST
 """Bytes of one command: so many requests fit into the ring together with two more."""
 _SENSE_SIZE = 18
 _UNIT_ATTENTION = 6
-_NO_SUCH_COMMAND = 5, 0x20, 0
+_NO_SUCH_COMMAND, _BECOMING_READY = (5, 0x20, 0), (2, 0x04, 0x01)
+_PAUSE, _PAUSES = 0.5, 200
+"""How long is waited for a disk that comes up to speed, before it is asked again, and how often (Linux's sd has the
+patience of 100 s).
+"""
 
 
 class Verdict(Enum):
@@ -75,7 +79,7 @@ def interface_of(device: Attached) -> Interface | None:
 
 
 Steps = Generator[list[Want], None, bool]
-"""Lists of transfers that are asked for together; whether it was done."""
+"""Lists of transfers that are asked for together, an empty one for a pause; whether it was done."""
 
 
 class Storage:
@@ -224,6 +228,9 @@ class Storage:
                 self._running = False
                 done(bool(stop.value))
                 return
+            if not wants:
+                self._end.loop.later(_PAUSE, lambda: self._gone or self._end.attempt(step))
+                return
             left = len(wants)
 
             def over(_want: Want) -> None:
@@ -242,9 +249,8 @@ class Storage:
 
     def _begin(self) -> Steps:
         """Who are you, are you ready, how large, and may you be written."""
-        for words, size in ((b"\x12\0\0\0\x24\0", 36), (bytes(6), 0)):
-            if not (yield from self._do(Job(words, size))):
-                return False
+        if not (yield from self._do(Job(b"\x12\0\0\0\x24\0", 36))) or not (yield from self._is_ready()):
+            return False
         capacity = Job(b"\x25".ljust(10, b"\0"), 8)
         if not (yield from self._do(capacity)) or len(capacity.data) < 8:
             return False
@@ -261,6 +267,15 @@ class Storage:
         readonly = (yield from self._do(mode)) and len(mode.data) > 2 and bool(mode.data[2] & 0x80)
         self._geometry = SimpleNamespace(blocks=last + 1, block=block, readonly=readonly)
         return True
+
+    def _is_ready(self) -> Steps:
+        for _ in range(_PAUSES):
+            if (yield from self._do(Job(bytes(6)))):
+                return True
+            if self._sense != _BECOMING_READY:
+                break
+            yield []
+        return False
 
     def _fulfil(self, wish: Wish) -> Steps:
         if not wish.size:

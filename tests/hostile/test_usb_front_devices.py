@@ -155,6 +155,23 @@ def test_a_disk_that_cannot_be_made_is_missing_and_nothing_else(machine: UsbMach
         assert (back.key("error"), back.state()) == ("", S.Connected)
 
 
+def test_a_stick_that_comes_up_to_speed_is_waited_for(back: UsbBack) -> None:
+    sticks = [MockStick(number) for number in (2, 3, 4)]
+    for port, stick in enumerate(sticks, 2):
+        stick.lie = refusing(0, 2, 4, 1)
+        back.plug(port, stick)
+    back.serve_until(lambda: all(stick.commands.count(bytes(6)) > 1 for stick in sticks))
+    sticks[0].lie, sticks[1].lie = refusing(0xFF, 2, 4, 1), refusing(0, 2, 0x3A)  # the first refuses nothing any more
+    assert reads(back, back.until_disk(2), 1 << 19) == good()
+    back.until_logged("port 3: a stick that does not work: no disk")
+    back.unplug(4)
+    back.until_gone(4)
+    asked = len(sticks[2].commands)
+    back.again()
+    assert reads(back, back.until_disk(2), 1 << 18) == good()
+    assert len(sticks[2].commands) == asked
+
+
 @pytest.mark.parametrize("size", [512, 1 << 17])
 def test_u10_reads_that_lie_are_the_readers_errors(back: UsbBack, size: int) -> None:
     device, other = MockStick(), MockStick()
