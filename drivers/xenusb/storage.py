@@ -221,6 +221,10 @@ class Storage:
         """Take steps, each when all transfers of the one before are over."""
         self._running = True
 
+        def again() -> None:
+            if not self._gone:
+                self._end.attempt(step)
+
         def step() -> None:
             try:
                 wants = next(steps)
@@ -229,7 +233,7 @@ class Storage:
                 done(bool(stop.value))
                 return
             if not wants:
-                self._end.loop.later(_PAUSE, lambda: self._gone or self._end.attempt(step))
+                self._end.loop.later(_PAUSE, again)
                 return
             left = len(wants)
 
