@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import ClassVar
 
 from xenfs.abi.ring import RingFormat
@@ -179,15 +180,17 @@ class Frontend(End):
     def share_pages(self, count: int, *, readonly: bool = False, keep: bool = False) -> Shared:
         """Zeroed pages of one's own, mapped one behind the other, and granted to the backend: view, frames, grants.
 
-        They go with the connection, or with `keep` as late as with this end.
+        They go with the connection, or with `keep` as late as with this end; and at once when not all can be done.
         """
-        memory, held = self.memory, self.kept if keep else self.held
-        frames = memory.alloc(count)
-        held.callback(memory.free, frames, defer=True)
-        region = memory.view(frames)
-        held.callback(region.close)
-        refs = memory.grant(frames, self._device.backend_domid, readonly=readonly)
-        held.callback(memory.end_access, refs, defer=True)
+        memory = self.memory
+        with ExitStack() as held:
+            frames = memory.alloc(count)
+            held.callback(memory.free, frames, defer=True)
+            region = memory.view(frames)
+            held.callback(region.close)
+            refs = memory.grant(frames, self._device.backend_domid, readonly=readonly)
+            held.callback(memory.end_access, refs, defer=True)
+            (self.kept if keep else self.held).push(held.pop_all())
         return region.view, frames, refs
 
     def share_ring(self, name: str, key: str, layout: RingFormat, *, keep: bool = False) -> FrontRing:
