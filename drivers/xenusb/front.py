@@ -28,7 +28,6 @@ class UsbFront(Frontend):
     """One vusb."""
 
     CLASS = VUSB
-    counters: Counters
     urbs: Urbs
     hub: Hub
     server: Server | None = None
@@ -37,17 +36,21 @@ class UsbFront(Frontend):
         """See Frontend."""
         super().__init__(domain, number, loop=loop, log=log)
         self.disks: dict[int, Storage] = {}
+        self.counters = Counters(role=0, loop=self.loop, device=3)
+        self._shared = False
+        """Whether there are pages, which is so for good."""
 
     def publish(self, their: Values) -> None:
         """Share both rings and a channel; the pages are those of the connection before."""
         about = OtherEnd(self.store, self.other_path)
         ports = about.number("num-ports", 1, 31)
         about.number("usb-ver", 1, 2)
-        if self.server is None:
-            self.counters = Counters(role=0, loop=self.loop, device=3)
-            self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
+        self.counters.share(self.memory, f"{self.device.ring_prefix}-stats")
+        if not self._shared:
             self.urbs = Urbs(self.share_pages(PAGES, keep=True), self.counters, self.loop)
             self.hub = Hub(self.urbs, self.loop, ports, self._changed, self._removed)
+            self._shared = True
+        if self.server is None:
             self.server = Server(self, self.hub, self.urbs, self._bind)
         self.hub.ports = ports
         self._ring = self.share_ring("urb", "urb-ring-ref", URB, keep=True)

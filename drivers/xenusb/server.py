@@ -17,7 +17,7 @@ from pathlib import Path
 
 from xenfs.domain.mounted.xen import default_root
 from xenfs.sockets import Door, short
-from xenfs.xenbus import Frontend
+from xenfs.xenbus import Frontend, OtherEnd
 from xenfs.xenbus.process import OWN_NETWORK
 from xenusb import usbip
 from xenusb.connection import Connection
@@ -25,6 +25,7 @@ from xenusb.exports import Exports
 from xenusb.hub import Attached, Hub
 from xenusb.urbs import Urbs
 
+_PREFIX = "usb-"
 _MOST_CONNECTIONS = 128
 _PORTS = 32
 """Ports that are tried, for a guest with several controllers."""
@@ -37,13 +38,29 @@ class Server:
         """Listen. `release` is told of a device that nobody has to himself any more. Raises OSError."""
         self._end, self._exports = end, Exports(end, hub, urbs, release)
         self._connections: set[Connection] = set()
+        self._listeners: list[socket.socket] = []
+        self._doors: list[Door] = []
+        self._forget_last()
         known = Path(f"{default_root()}.run", str(end.domain.domid))
-        self._folder = Path(tempfile.mkdtemp(prefix="usb-", dir=known if os.access(known, os.W_OK) else None))
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=known if os.access(known, os.W_OK) else None))
+        try:
+            self._listen()
+        except BaseException:
+            self.close()
+            raise
+
+    def _forget_last(self) -> None:
+        """Take away the socket of a usbfront that has died, or left."""
+        said = OtherEnd(self._end.store, self._end.path).raw(usbip.SOCKET_KEY)
+        if said and Path(said).parent.name.startswith(_PREFIX):
+            _take_away(Path(said))
+
+    def _listen(self) -> None:
+        end = self._end
         self._local = socket.socket(socket.AF_UNIX)
+        self._listeners.append(self._local)
         with short(f"{self._folder}/{end.device.id}") as path:
             self._local.bind(path)
-        self._listeners = [self._local]
-        self._doors: list[Door] = []
         end.store.write(f"{end.path}/{usbip.SOCKET_KEY}", f"{self._folder}/{end.device.id}")
         if os.environ.get(OWN_NETWORK) and (public := self._public()) is not None:
             self._listeners.append(public)
@@ -87,6 +104,11 @@ class Server:
             door.close()
         for connection in list(self._connections):
             connection.close()
-        with suppress(OSError):
-            Path(self._folder, str(self._end.device.id)).unlink()
-            self._folder.rmdir()
+        _take_away(Path(self._folder, str(self._end.device.id)))
+
+
+def _take_away(path: Path) -> None:
+    """A socket, if it is there, and its folder."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()

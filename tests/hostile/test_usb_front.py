@@ -9,7 +9,7 @@ import pytest
 from xenusb.descriptors import Setup
 from xenusb.usbip import Submitted
 
-from tests.hostile.usb_back import UsbBack
+from tests.hostile.usb_back import UNLUCKY, UsbBack, UsbMachine
 from tests.hostile.usb_front import (
     ADDRESS,
     CONFIGURE,
@@ -186,3 +186,16 @@ def test_a_key_that_the_guest_may_not_write_is_said(early: UsbBack) -> None:
     early.until_stopped("Permission denied")
     early.store.chmod(f"{early.front_path}/port", [f"n{early.domid}"])
     early.again()
+
+
+def test_what_did_not_work_the_first_time_works_the_next(machine: UsbMachine) -> None:
+    with machine.back(program=UNLUCKY) as back:
+        back.until_state(S.Initialising)
+        back.set_state(S.InitWait)
+        back.until_stopped("No space left on device")
+        back.set_state(S.Closed)
+        back.until_state(S.Initialising)
+        back.devices[1] = Gizmo()
+        back.come_back()
+        back.until_there(1)
+        back.alive()

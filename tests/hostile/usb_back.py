@@ -47,6 +47,19 @@ file.FuseMount = refuse
 sys.exit(main(UsbFront))
 """
 """A usbfront that can make no disk."""
+UNLUCKY = """
+import errno, sys
+from xenfs.xenbus import main
+from xenusb import server
+from xenusb.front import UsbFront
+make = server.tempfile.mkdtemp
+def unlucky(*args, **kwargs):
+    server.tempfile.mkdtemp = make
+    raise OSError(errno.ENOSPC, "No space left on device")
+server.tempfile.mkdtemp = unlucky
+sys.exit(main(UsbFront))
+"""
+"""A usbfront that does not find room for its socket, the first time."""
 T = TypeVar("T")
 
 

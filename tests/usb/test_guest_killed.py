@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from functools import partial
+from pathlib import Path
 
 import pytest
 from xenusb.descriptors import VENDOR, Setup
@@ -89,5 +90,7 @@ def test_after_usbfront_is_killed_the_devices_are_there_again(tmp_path_factory: 
             until(partial(changed, partial(bay.stick, domid, 2), path), SECONDS)
             path = bay.stick(domid, 2)
             until(lambda: {place.exported.product for place in bay.places(domid)} == {LOOPBACK, STICK}, SECONDS)
+            socket = Path(bay.front_key(domid, "xenfs-usb"))
+            assert [*socket.parent.parent.glob("usb-*")] == [socket.parent], "the others are taken away"
     finally:
         bay.close()
