@@ -70,9 +70,9 @@ class Loop:
         if self._timers:
             left = max(0.0, self._timers[0][0] - self._clock())
             timeout = left if timeout is None else min(left, timeout)
-        ready = self._epoll.poll(timeout)
-        for fd, _ in ready:
-            if (call := self._calls.get(fd)) is not None:
+        ready = [(fd, self._calls.get(fd)) for fd, _ in self._epoll.poll(timeout)]
+        for fd, call in ready:
+            if call is not None and self._calls.get(fd) is call:  # and no other, whose descriptor has that number now
                 call()
         due = self._clock()
         did = bool(ready)
