@@ -199,7 +199,7 @@ class Backend(usb.backend.IBackend):  # type: ignore[misc]
                     return done
                 raise
             done += answer.actual
-            if done >= len(raw):
+            if answer.actual < len(part) or done >= len(raw):
                 return done
 
     def _read(self, dev_handle: Opened, ep: int, intf: int, buff: array.array[int], timeout: int) -> int:
