@@ -218,3 +218,18 @@ def test_another_device_where_one_was_is_plugged_in_anew(after: bool, how: str) 
         finally:
             life.close()
         assert xen.leaks() == []
+
+
+@pytest.mark.parametrize("hotplug", [False, True])
+def test_a_backend_ends_with_its_device_also_when_another_is_in_its_place(*, hotplug: bool) -> None:
+    with InProcessXen() as xen:
+        life = Life(xen, hotplug=hotplug)
+        try:
+            life.settle()
+            before = life.ends["back"]
+            life.replace()
+            life.settle()
+            assert life.ends["back"] is not before
+        finally:
+            life.close()
+        assert xen.leaks() == []
