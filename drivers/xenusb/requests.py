@@ -109,7 +109,12 @@ class Requests:
                 self._set_address(urb, port, setup)
                 return
         packets, frames = self._packets(urb)
-        use = self._map(_pieces(urb.data, size), readonly=not urb.pipe.inward)
+        try:
+            use = self._map(_pieces(urb.data, size), readonly=not urb.pipe.inward)
+        except Bad:
+            if frames is not None:
+                frames.done()
+            raise
         transfer = Transfer(
             urb.pipe.type, urb.pipe.endpoint, urb.pipe.inward, size, use.views, self._done, setup, packets,
             whole=bool(urb.flags & Flag.short_not_ok),
