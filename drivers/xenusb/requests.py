@@ -23,6 +23,8 @@ from xenusb.device import Packet, Transfer
 from xenusb.ports import Port
 
 MOST_ADDRESS = 127
+_ROUNDS = 64
+"""How often the ring is emptied in one go: a frontend may never stop asking, and the toolstack wants to be heard."""
 _NO_PIECES = Pieces(b"", (), 0)
 
 
@@ -60,20 +62,23 @@ class Requests:
         self._eager = len(os.sched_getaffinity(0)) > 1
         """Whether there is another processor for the frontend, so that it is worth staying awake."""
 
-    def work(self) -> None:
-        """Take requests until there are none. Raises PeerRingError."""
+    def work(self) -> bool:
+        """Take requests until there are none, or were very many: whether there are more. Raises PeerRingError."""
         self._working = True
+        more = True
         try:
-            while True:
+            for _ in range(_ROUNDS):
                 for entry in self._ring.take():
                     self._counters.requests += 1
                     self._take(entry)
                 self._publish()
                 if not (self._eager and self._ring.linger()) and not self._ring.final_check():
+                    more = False
                     break
         finally:
             self._working = False
         self._counters.write()
+        return more
 
     def _take(self, entry: Request) -> None:
         try:

@@ -75,6 +75,16 @@ def requests(back: Back, ring: Ring, pages: dict[int, bytearray]) -> tuple[Reque
     return Requests(anything, SimpleNamespace(), grants, {1: back.port}, counters), grants
 
 
+def test_a_guest_that_never_stops_asking_does_not_keep_the_others_waiting(back: Back) -> None:
+    ring = Ring((1, 0, Pipe(2, PipeType.bulk, address=ADDRESS, endpoint=1).emit(), 0, 0, bytes(8), bytes(128)))
+    ring.endless = True
+    own, _ = requests(back, ring, {})
+    assert own.work()
+    assert set(ring.said) == {(1, 0, int(Status.nodev), 0, 0)}
+    ring.entries.clear()
+    assert not own.work()
+
+
 def test_pages_of_a_request_that_cannot_be_are_in_use_no_more(back: Back) -> None:
     page = bytearray(PAGE_SIZE)
     FRAME.pack_into(page, 0, 0, 8, 0, 0)
