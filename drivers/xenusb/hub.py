@@ -157,7 +157,7 @@ class Hub:
         def look() -> None:
             if turn == self._turn:
                 for device in list(self.devices.values()):
-                    if not device.address and device.port not in self._coming:
+                    if device.lost and not device.address and device.port not in self._coming:
                         self.unplug(device.port)
 
         self._loop.later(_PATIENCE, look)

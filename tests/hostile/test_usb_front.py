@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from xenusb.descriptors import Setup
+from xenusb.descriptors import Ask, Setup
+from xenusb.remote import RESET_PORT
 from xenusb.usbip import Submitted
 
 from tests.hostile.usb_back import UNLUCKY, UsbBack, UsbMachine
@@ -29,6 +31,8 @@ from tests.hostile.usb_liars import BULK, QUIET, Gizmo, MockStick, honest
 from xenfs.abi.usbif import Status
 from xenfs.abi.xenbus import XenbusState as S
 
+PATIENCE = 6.0
+"""Seconds in which usbfront expects devices back."""
 __all__ = ["back", "early", "machine"]
 pytestmark = pytest.mark.timeout(120)
 
@@ -186,6 +190,25 @@ def test_a_key_that_the_guest_may_not_write_is_said(early: UsbBack) -> None:
     early.until_stopped("Permission denied")
     early.store.chmod(f"{early.front_path}/port", [f"n{early.domid}"])
     early.again()
+
+
+def test_a_device_that_is_being_reset_is_not_taken_for_one_that_does_not_come_back(back: UsbBack) -> None:
+    back.let_go()
+    back.come_back()
+    looks = time.monotonic() + PATIENCE
+    back.alive()
+    back.serve_until(lambda: time.monotonic() > looks - 2)
+    raw = back.raw()
+    there = stopping(back, Setup(0, Ask.set_address, 2))
+    raw.send(raw.control(Setup(*RESET_PORT)))
+    back.serve_until(there)
+    urb = back.asked[-1]
+    back.serve_until(lambda: time.monotonic() > looks + 1)
+    back.lie = lambda _urb, answer: [answer]
+    back._addresses[1] = 2
+    back.answer((urb.id, 0, 0, 0, 0))
+    assert raw.answers(1) == [Submitted(1, 0, 0)]
+    back.alive()
 
 
 def test_what_did_not_work_the_first_time_works_the_next(machine: UsbMachine) -> None:
