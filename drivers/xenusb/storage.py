@@ -106,6 +106,8 @@ class Storage:
         self._sense: tuple[int, int, int] | None = None
         """And what the device said of that: key, additional code and its qualifier."""
         self._failing = False
+        self._wanting: list[Callable[[str], None]] = []
+        """Those who want the device, while the disk is being taken away."""
         self._geometry = SimpleNamespace(blocks=0, block=SECTOR_SIZE, readonly=False)
         device.claims[interface.number] = self
         self._run(self._begin(), self._begun)
@@ -150,6 +152,9 @@ class Storage:
             wish.done(False)
         self._lose()
         self._left()
+        wanting, self._wanting = self._wanting, []
+        for then in wanting:
+            then("ok")
 
     def suspend(self) -> None:
         """The backend has died: whoever waits for the disk goes on waiting."""
@@ -164,13 +169,18 @@ class Storage:
             self.push()
 
     def leave(self, then: Callable[[str], None]) -> None:
-        """Let go of the device, unless the disk is in use: `then` hears `ok` or `busy`."""
+        """Let go of the device, unless the disk is in use: `then` hears `ok` or `busy`, also when it is unplugged
+        meanwhile.
+        """
+        self._wanting.append(then)
 
         def said(words: str) -> None:
             if words != "busy":
                 self._device.claims.pop(self._interface.number, None)
                 self.gone()
-            then("busy" if words == "busy" else "ok")
+            elif then in self._wanting:
+                self._wanting.remove(then)
+                then("busy")
 
         if self.disk is None:
             said("ok")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from xenusb.usbip import Code
 
 from tests.hostile.peer import SECONDS
 from tests.hostile.usb_back import WITHOUT_FUSE, UsbBack, UsbMachine
@@ -27,6 +29,7 @@ from tests.hostile.usb_liars import (
     refusing,
     when,
 )
+from tests.mounted.mount import until
 from xenfs.abi.usbif import Status
 from xenfs.abi.xenbus import XenbusState as S
 
@@ -266,6 +269,24 @@ def test_u7_unplugged_while_somebody_reads(back: UsbBack, size: int, late: Statu
     back.alive()
     back.plug(2, MockStick())
     assert reads(back, back.until_disk(2), 1 << 19, size) == good(size)
+
+
+def test_u7_unplugged_while_its_driver_lets_go_of_it(back: UsbBack) -> None:
+    device = MockStick()
+    back.plug(2, device)
+    back.until_disk(2)
+    handle = back.open(0x57)
+    device.lie = when(0x35, NEVER["never anything"])
+
+    def unplug() -> None:
+        until(lambda: bool(back.left), SECONDS)
+        back.unplug(2)
+
+    unplugger = threading.Thread(target=unplug)
+    unplugger.start()
+    assert back.call(lambda: handle.own(Code.detach_driver, 0)) == 0
+    unplugger.join()
+    back.until_gone(2)
 
 
 def test_a_guest_of_more_sticks_than_letters(back: UsbBack) -> None:
