@@ -39,6 +39,8 @@ class Connection:
         self._hold: Hold | None = None
         self._transfers: Transfers | None = None
         """Once the device is imported."""
+        self._importing = False
+        """Whether that is being asked for."""
         self._asked = Asked()
         self.closed = False
         """Whether it is over."""
@@ -58,10 +60,10 @@ class Connection:
             self._throttle()
 
     def _throttle(self) -> None:
-        """Whoever does not take answers is not asked for more questions."""
+        """Whoever does not take answers is not asked for more questions, nor who waits for a device."""
         if self.closed:
             return
-        if self._outbox.size > _MOST_WAITING:
+        if self._importing or self._outbox.size > _MOST_WAITING:
             self._gate.shut()
         else:
             self._gate.open()
@@ -104,8 +106,9 @@ class Connection:
         if self.closed:
             return
         device = self._exports.find(bus_id)
+        self._importing = True
         if device is not None and being_renewed(device):
-            self._gate.shut()
+            self._throttle()
             self._exports.end.loop.later(_SOON, partial(self._import, bus_id))
         elif device is None or device.whole is not None:
             self._imported(None)
@@ -114,7 +117,7 @@ class Connection:
             if self._local:
                 self._imported(hold)
             else:
-                self._gate.shut()
+                self._throttle()
                 hold.take(lambda ours: self._imported(hold if ours else None))
 
     def _unplugged(self) -> None:
@@ -124,6 +127,7 @@ class Connection:
 
     def _imported(self, hold: Hold | None) -> None:
         exports, self._hold = self._exports, hold
+        self._importing = False
         found = b""
         if hold is not None:
             found = exports.exported(hold.device).emit()
