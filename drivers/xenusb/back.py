@@ -133,8 +133,9 @@ class UsbBack(Backend):
             port.plug(own.raw(f"port/{number}") or "")
 
     def report(self, port: Port) -> None:
-        """Say what is in a port, for the toolstack."""
-        self.write({f"{STATUS}/{port.number}": port.status})
+        """Say what is in a port, for the toolstack; nodes that it has taken away are not made again."""
+        if self.store.exists(f"{self.path}/state"):
+            self.write({f"{STATUS}/{port.number}": port.status})
 
     def release(self) -> None:
         """See End."""

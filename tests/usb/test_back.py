@@ -108,6 +108,8 @@ def test_another_controller_where_one_was_has_its_own_ports() -> None:
             loop.turn(0)
             assert root.read(f"{device.backend_path}/port-status/{ports}") == b"connected high"
             remove(root, device)
+            made.ports[ports].lose("it has gone as well")
+            assert not root.exists(device.backend_path)
             attach(root, device, {}, {"num-ports": "1", "usb-ver": "1"})
             while loop.turn(0):
                 pass
