@@ -51,8 +51,12 @@ class Serial(Gadget):
         if not argument:
             raise OSError(errno.EINVAL, "a serial port needs the path of a link to its pty", "serial:")
         self._link = Path(argument)
-        self._master, self._slave = os.openpty()
         self._writable = select.epoll()  # readable itself when the pty is writable
+        try:
+            self._master, self._slave = os.openpty()
+        except BaseException:
+            self._writable.close()
+            raise
         self._writable.register(self._master, select.EPOLLOUT)
         try:
             tty.setraw(self._slave)

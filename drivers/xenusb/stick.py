@@ -56,7 +56,11 @@ class Stick(Gadget):
         self.about = About(0x1209, 0x5854, "xenfs", "USB stick", serial)
         super().__init__(argument, host)
         self._scsi = Scsi(self._disk, "xenfs", "USB stick", serial)
-        self._workers = Workers(host.loop, host.attempt)
+        try:
+            self._workers = Workers(host.loop, host.attempt)
+        except BaseException:
+            self._disk.close()
+            raise
         self._turn = 0
         self._begin()
 
