@@ -233,3 +233,27 @@ def test_a_backend_ends_with_its_device_also_when_another_is_in_its_place(*, hot
         finally:
             life.close()
         assert xen.leaks() == []
+
+
+@pytest.mark.parametrize("error", [LocalDeviceError("it sticks"), OSError(errno.EIO, "it sticks")])
+@pytest.mark.parametrize("how", ["detach", "leave"])
+def test_what_cannot_be_undone_is_said_and_the_device_closed(how: str, error: Exception) -> None:
+    with InProcessXen() as xen:
+        life = Life(xen)
+
+        def stick(_: object) -> None:
+            raise error
+
+        life.back.remove = stick  # type: ignore[attr-defined]
+        try:
+            life.settle()
+            life.plugged = None
+            if how == "leave":
+                life.leave("back")
+            else:
+                ask_to_detach(life.root.store, life.device)
+            life.turn(40)
+            assert life.root.store.read(f"{life.device.backend_path}/state") == b"6"
+            assert any("it sticks" in line for line in life.said)
+        finally:
+            life.close()

@@ -13,7 +13,7 @@ from xenfs.domain import Channel, Domain
 from xenfs.ring import BackRing
 from xenfs.xenbus.device import Device, parse_frontend
 from xenfs.xenbus.end import End, Log, Values, to_stderr
-from xenfs.xenbus.errors import LocalDeviceError, PeerProtocolError
+from xenfs.xenbus.errors import DeviceError, LocalDeviceError, PeerProtocolError
 from xenfs.xenbus.keys import OtherEnd, Value, Writer
 from xenfs.xenbus.loop import Call, Loop
 from xenfs.xenbus.states import BackStep
@@ -121,8 +121,15 @@ class Backend(End):
         return False
 
     def _over(self) -> bool:
-        """Undo everything, and only then be Closed: whoever reads that may take the device away, and make another."""
-        self._end()
+        """Undo everything, and only then be Closed: whoever reads that may take the device away, and make another. What
+        cannot be undone is said, and holds up nobody.
+        """
+        try:
+            self._end()
+        except DeviceError as error:
+            self.complain(str(error), error.errno)
+        except OSError as error:
+            self.complain(str(error.strerror or error), error.errno or errno.EIO)
         self.set_state(S.Closed, self.HELD)
         return False
 
