@@ -257,3 +257,23 @@ def test_what_cannot_be_undone_is_said_and_the_device_closed(how: str, error: Ex
             assert any("it sticks" in line for line in life.said)
         finally:
             life.close()
+
+
+def test_pages_that_cannot_all_be_shared_are_idle_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with InProcessXen() as xen:
+        domain = xen.domain(xen.create_domain(frames=16))
+        front = EchoFront(domain, 0, log=lambda _: None)
+
+        def refuse(*_: object, **__: object) -> list[int]:
+            raise Refused(errno.ENOSPC, "no grant is left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(domain.memory, "grant", refuse)
+            for _ in range(3):
+                with pytest.raises(Refused, match="no grant is left"):
+                    front.share_pages(8, keep=True)
+        _, frames, refs = front.share_pages(8, keep=True)
+        assert (len(frames), len(refs)) == (8, 8)
+        front.close()
+        domain.close()
+        assert xen.leaks() == []
