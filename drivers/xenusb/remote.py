@@ -17,6 +17,10 @@ from xenusb.usbip import Answers, Code, Malformed, Short, Submit, Submitted
 _ROOM = 1 << 16
 _MOST_WAITING, _MOST_ASKED = 4 << 20, 1024
 """Bytes that a server does not take, and transfers that it does not answer, before it is given up."""
+SILENT_SECONDS = 40
+"""How long nothing need be heard of a server's machine, before it is given up. Keyboards are silent for longer: it is
+asked whether it is there.
+"""
 _KNOWN = {int(status): status for status in Status}
 RESET_PORT = 0x23, 3, 4
 """How usbip asks for a reset of the device, as a hub is asked: type, request and value."""
@@ -31,6 +35,15 @@ def _check_packets(transfer: Transfer, answer: Submitted) -> None:
     adds_up = not transfer.inward or not said or sum(one.actual for one in said) == answer.actual
     if not (fit and adds_up) and (said or not answer.status):
         raise Malformed(f"packets of {answer.actual} bytes that do not fit those that were asked for")
+
+
+def _keep_alive(connection: socket.socket, seconds: int) -> None:
+    """Have a connection end when its other end has not been heard of for so long, asked or not."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, seconds // 2))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, seconds // 8))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * seconds)
 
 
 class RemoteDevice:
@@ -56,6 +69,7 @@ class RemoteDevice:
         self._socket, exported = result
         self.speed, self._id = Speed(exported.speed), exported.id
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _keep_alive(self._socket, SILENT_SECONDS)
         self._socket.setblocking(False)
         host = self._host
         self._outbox = Outbox(host.loop, self._socket, lambda: host.attempt(self._outbox.push))
