@@ -207,8 +207,9 @@ def main(words: list[str]) -> int:
     began = time.monotonic()
     keeper.loop.run()
     keeper.end()
-    if keeper.reason is None:
-        return 0  # destroyed, or the hypervisor is gone
+    if keeper.reason is None:  # destroyed, or the hypervisor is gone
+        place.unmount(str(domid))
+        return 0
     with suppress(Refused):
         keeper.domain.call(ShutdownDomain(reason=int(keeper.reason)))
     keeper.domain.close()

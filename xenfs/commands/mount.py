@@ -16,6 +16,7 @@ import typer
 from xenfs.commands import checks, parting, service
 from xenfs.commands.failure import Unable, command
 from xenfs.commands.place import Condition, default_place, examine, mounted_at, resolve
+from xenfs.commands.running import RunDirectory
 
 FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="Frames of the machine, 4 KiB each.")]
 
@@ -107,6 +108,7 @@ def _mount(
     if problem := checks.obstacle():
         raise Unable(problem)
     made = _make(found.point)
+    RunDirectory(found.point).clear()  # of the machine before this one
     line = service.words(found.point, frames=frames, dom0_frames=dom0_frames, options=options, debug=debug)
     if foreground:
         os.execv(line[0], line)

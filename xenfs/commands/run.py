@@ -18,11 +18,14 @@ from xenfs.commands.leaks import leaked
 from xenfs.commands.machine import Frames, create_domain, frames, within
 from xenfs.commands.mount import FramesOption
 from xenfs.commands.place import mounted_at
+from xenfs.commands.running import RunDirectory
 
 FORWARDED = frozenset({
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2,
 })  # fmt: skip
 SI_KERNEL = 0x80  # asm-generic/siginfo.h
+_LEAVE_SECONDS = 10.0
+"""For devd and guests, which end with the machine."""
 SETUP_FAILED, CANNOT_RUN, NOT_FOUND = 125, 126, 127
 """As env and timeout have them."""
 
@@ -82,6 +85,7 @@ def machine(options: Sequence[str], size: int | None, log: BinaryIO, *, keep: bo
     point = f"{home}/xen"
     with ExitStack() as cleanup:
         cleanup.callback(os.rmdir, home)
+        cleanup.callback(RunDirectory(point).clear, _LEAVE_SECONDS)
         Path(point).mkdir()
         cleanup.callback(os.rmdir, point)
         line = service.words(point, frames=size, dom0_frames=None, options=options, debug=False)

@@ -8,11 +8,25 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from xenfs.commands.child import ready
 from xenfs.commands.failure import Unable
+
+
+def _ends(pid: int, seconds: float) -> bool:
+    """Wait for a process to end; False when it does not."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return ready(pidfd, max(0.0, seconds))
+    finally:
+        os.close(pidfd)
 
 
 class RunDirectory:
@@ -50,11 +64,28 @@ class RunDirectory:
 
     def forget(self, domid: int) -> None:
         """Remove a guest's directory, and ours with the last. Its disks may still be mounted there, by the dead."""
-        for folder in self.guest(domid).glob("disk-*"):
-            subprocess.run(["fusermount", "-uzq", str(folder)], check=False, stderr=subprocess.DEVNULL)
+        self.unmount(str(domid))
         shutil.rmtree(self.guest(domid), ignore_errors=True)
         with suppress(OSError):
             self.path.rmdir()
+
+    def unmount(self, domid: str = "*") -> None:
+        """Unmount the disks of a guest, or of all, that has ended without doing so."""
+        for folder in self.path.glob(f"{domid}/disk-*"):
+            subprocess.run(["fusermount", "-uzq", str(folder)], check=False, stderr=subprocess.DEVNULL)
+
+    def clear(self, seconds: float = 0.0) -> None:
+        """Remove everything, when there is no machine any more and its processes have ended, for which it waits so
+        long; while there is one of them everything stays, and what is somebody else's in any case."""
+        if not self.path.is_dir() or not self.owned:
+            return
+        deadline = time.monotonic() + seconds
+        for file in self.path.glob("**/*.pid"):
+            pid = self.holder(str(file.relative_to(self.path)))
+            if pid is not None and not _ends(pid, deadline - time.monotonic()):
+                return
+        self.unmount()
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def hold(self, name: str) -> int | None:
         """Write our pid into a file and lock it for as long as this process lives; None when another process has it."""

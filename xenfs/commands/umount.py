@@ -13,6 +13,7 @@ from xenfs.commands.child import ready
 from xenfs.commands.failure import Unable, command
 from xenfs.commands.mount import drop_log
 from xenfs.commands.place import Condition, Mount, Place, examine
+from xenfs.commands.running import RunDirectory
 
 
 @command("umount")
@@ -41,6 +42,7 @@ def umount(
     else:
         _end(found, found.mount, lazy)
     drop_log(found.point)
+    RunDirectory(found.point).unmount()
 
 
 def _end(found: Place, mount: Mount, lazy: bool) -> None:

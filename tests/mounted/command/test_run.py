@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -83,6 +84,23 @@ def test_a_failing_program_keeps_its_status_though_something_leaks(lab: Lab) -> 
 def test_run_does_not_call_a_leak_what_ends_with_the_program(lab: Lab) -> None:
     script = HOLDS.replace("cat $XEN/hypervisor/trace_pipe >/dev/null 2>&1 &", 'echo "$answer"')
     assert lab.fine("run", "--domains", "2", "--", "bash", "-c", script) == "ok ref=8\n"
+
+
+def test_run_of_what_starts_devd_and_a_guest_leaves_nothing(lab: Lab) -> None:
+    script = f"""
+        x() {{ {shlex.join(PROGRAM)} "$@"; }}
+        echo 'name="alpha"' > {lab.home}/alpha.cfg
+        x devd && x create -q {lab.home}/alpha.cfg && x device-attach echo alpha && rm {lab.home}/alpha.cfg
+    """
+    done = lab.xenfs("run", "--", "bash", "-c", script)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert [line.rpartition(")")[0] for line in done.stderr.splitlines()] == [
+        "xenfs run: leaked: domain 0 (Domain-0",
+        "xenfs run: leaked: domain 1 (alpha",
+    ]
+    nothing_left(lab)
+    lab.fine("run", "--", "bash", "-c", script + "x destroy alpha")
+    nothing_left(lab)
 
 
 def test_run_when_the_program_ends_the_machine(lab: Lab) -> None:
