@@ -58,7 +58,7 @@ class Served:
             if self._process.poll() is not None:
                 words = said.read_text(errors="replace").strip()
                 raise OSError(errno.EIO, words.removeprefix(f"{TOOL}: ") or f"{TOOL} has ended")
-            with suppress(FileNotFoundError, ConnectionRefusedError):
+            with suppress(FileNotFoundError, ConnectionError):  # one that cannot open the image hangs up before it ends
                 return NbdDisk(at, readonly=readonly)
             if time.monotonic() > deadline:
                 raise OSError(errno.ETIMEDOUT, f"{TOOL} did not start within {SECONDS:.0f} s")

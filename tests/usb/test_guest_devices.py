@@ -13,11 +13,14 @@ from xl import usb
 
 from tests.block.conftest import need_loop
 from tests.block.yard import in_mount, run
+from tests.mounted.command.lab import Lab
+from tests.mounted.command.test_user import as_nobody, reachable
 from tests.mounted.mount import until
 from tests.toolstack.stage import SECONDS
 from tests.usb.bay import IN, OUT, SERIAL, STICK, Bay, MiB, changed
 from xenfs.commands.failure import Unable
 
+__all__ = ["reachable"]
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -127,6 +130,17 @@ def test_a_serial_line_is_a_pty_of_the_hosts(bay: Bay, domid: int) -> None:
     finally:
         bay.plug(domid, 2, "")
     assert not link.is_symlink()
+
+
+def test_the_link_to_a_pty_goes_also_when_the_machine_dies(reachable: Lab) -> None:
+    script = """
+        cd "$TMPDIR"; printf 'name="one"\nmemory=8\nusbdev=["device=serial:%s"]\n' "$PWD/line" > one.cfg
+        x mount && x devd && x create -q one.cfg && test -L line && echo there
+        devd=$(cat $XEN.run/devd-0.pid); kill -9 $(cat $XEN/hypervisor/pid)
+        tail --pid=$devd -f /dev/null; test -L line || echo gone; x umount
+    """
+    done = as_nobody(reachable, script)
+    assert done.stdout == "there\ngone\n", done.stderr
 
 
 def test_a_device_of_ones_own(bay: Bay, domid: int) -> None:

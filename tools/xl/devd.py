@@ -47,10 +47,9 @@ def _serve(point: str, domid: int, ready: int) -> None:
             os.write(ready, b"ok")
             os.close(ready)
         loop.run()
-        if supervisor.gone or domain.gone:
-            supervisor.kill()
-            raise Unable("the hypervisor is gone")
         supervisor.leave()
+        if supervisor.gone or domain.gone:
+            raise Unable("the hypervisor is gone")
 
 
 def _alone(place: RunDirectory, domid: int) -> None:

@@ -221,6 +221,13 @@ class Backend(End):
         self._settings = None
         super().release()
 
+    def _machine_gone(self) -> None:
+        if not self.done:
+            self.release()
+            with suppress(OSError, DeviceError):
+                self.remove()
+        super()._machine_gone()
+
     def _give_up(self) -> None:
         if not self.done:
             with suppress(OSError):

@@ -183,10 +183,14 @@ class End(ABC):
         except (Refused, OSError) as error:
             if error.errno in _GONE:
                 self.log(f"{self!r}: {error.strerror}")
-                self.done = True
-                self.loop.stop()
+                self._machine_gone()
                 return False
             return self._fail(str(error.strerror or error), error.errno or errno.EIO)
+
+    def _machine_gone(self) -> None:
+        """There is nobody any more to be told anything."""
+        self.done = True
+        self.loop.stop()
 
     def _fail(self, text: str, code: int) -> bool:
         """Say what is wrong, let go of everything, and be Closing; whether there is more to do."""
