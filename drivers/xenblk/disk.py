@@ -15,6 +15,8 @@ from xenfs.abi.blkif import SECTOR_SIZE
 
 _BLKGETSIZE64, _BLKSSZGET, _BLKPBSZGET, _BLKDISCARD = 0x80081272, 0x1268, 0x127B, 0x1277
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_NO_LOCKS = (errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Answers of filesystems that have none."""
 _NOT_OFFERED = (errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate64.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -70,6 +72,7 @@ class FileDisk:
             found = os.fstat(self._fd)
             if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
                 raise OSError(errno.ENOTBLK, "neither a file nor a block device", path)
+            self._claim()
             self.number = found.st_rdev if stat.S_ISBLK(found.st_mode) else None
             self.sector_size = self.physical_sector_size = SECTOR_SIZE
             if self.number is not None:
@@ -79,6 +82,20 @@ class FileDisk:
         except BaseException:
             os.close(self._fd)
             raise
+
+    def _claim(self) -> None:
+        """Two may have it only to read: what one writes the other does not know of. The lock goes with the file; QEMU's
+        programs heed it too.
+        """
+        kind = fcntl.F_RDLCK if self.readonly else fcntl.F_WRLCK
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                text = "another device has it" if not self.readonly else "another device has it, and writes"
+                raise OSError(errno.EBUSY, text, self.path) from None
+            if error.errno not in _NO_LOCKS:
+                raise
 
     def _ask(self, what: int) -> int:
         return int(struct.unpack("I", fcntl.ioctl(self._fd, what, bytes(4)))[0])

@@ -285,6 +285,18 @@ def test_what_is_no_disk_is_named(shared: Yard, tmp_path: Path, line: str, words
     assert shared.stage.fine("block-list", str(domid)).count("\n") == 1
 
 
+def test_an_image_that_one_writes_is_no_other_device(shared: Yard) -> None:
+    domid, image = shared.guest(), shared.image(MiB, "wanted")
+    for first, second in (("rw", "rw"), ("rw", "r"), ("r", "rw")):
+        device = shared.attach(domid, f"{image},raw,xvdb,{first}")
+        said = shared.stage.fails("block-attach", str(domid), f"{image},raw,xvdc,{second}")
+        assert f"{image}: another device has it" in said
+        shared.detach(device)
+    both = [shared.attach(domid, f"{image},raw,{name},r") for name in ("xvdb", "xvdc")]
+    for device in both:
+        shared.detach(device)
+
+
 def test_a_disk_that_is_mounted_is_not_taken_away(disk: tuple[Yard, Device, Path]) -> None:
     need_loop()
     yard, device, image = disk
