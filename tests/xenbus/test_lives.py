@@ -20,7 +20,7 @@ from xenfs.abi.xenbus import XenbusState as S
 from xenfs.domain import Domain, Refused
 from xenfs.domain.inprocess import InProcessXen
 from xenfs.xenbus import Device, DeviceClass, Loop
-from xenfs.xenbus.end import End
+from xenfs.xenbus.end import End, read_state
 from xenfs.xenbus.errors import LocalDeviceError
 
 STATES = ["", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "99", "-1", "four", "\x7f"]
@@ -276,4 +276,21 @@ def test_pages_that_cannot_all_be_shared_are_idle_again(monkeypatch: pytest.Monk
         assert (len(frames), len(refs)) == (8, 8)
         front.close()
         domain.close()
+        assert xen.leaks() == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_backend_that_begins_when_the_device_is_to_go_takes_leave_of_its_frontend(after: bool) -> None:
+    with InProcessXen() as xen:
+        life = Life(xen, after=after)
+        try:
+            life.settle()
+            life.kill("back")
+            life.scribble("back", "online", "0")
+            life.start("back")
+            life.turn(20)
+            assert read_state(life.root.store, life.device.backend_path) is S.Closed
+            assert read_state(life.root.store, life.device.frontend_path) is S.Closed
+        finally:
+            life.close()
         assert xen.leaks() == []

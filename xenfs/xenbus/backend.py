@@ -88,9 +88,9 @@ class Backend(End):
         return self.path
 
     def _begin(self, own: XenbusState) -> XenbusState:
-        if own is S.Unknown:
+        if own is S.Unknown or not self._online():
             return own
-        return S.Initialising if self._online() else S.Closing
+        return S.Initialising
 
     def _online(self) -> bool:
         """Whether the device is to come back when it has closed."""
