@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from xl import spec
+from xl import kinds, spec
 
 from tests.mounted.mount import until
 from tests.net.conftest import BOTH_WAYS
@@ -194,3 +194,33 @@ def test_an_interface_that_somebody_deletes_is_made_anew(town: Town, which: str)
     if which == "guest":
         town.address(guest)
     assert reachable(guest, town.host)
+
+
+def test_the_vif_is_gone_at_closed_also_when_the_netback_that_made_it_is_dead(town: Town) -> None:
+    town.guest()
+    device, store = Device("vif", 1, 0), town.stage.store
+    back = town.back(1)
+    os.kill(back, signal.SIGSTOP)
+    store.write(f"{device.backend_path}/online", "0")
+    end(back)  # it has not seen that it is to go: that is for the next, which never had the vif
+    until(lambda: store.read(f"{device.backend_path}/state") == b"6", SECONDS)
+    assert "vif1.0" not in town.host.run("ip", "-o", "link")
+
+
+def test_a_vif_in_the_place_of_another_is_not_the_one_that_a_dead_netback_has_left(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator gives a netback up that hangs, and kills it when there is another vif of its number already."""
+    monkeypatch.setattr(spec, "DESTROY_SECONDS", 0.5)
+    store = town.stage.store
+    town.host.run("ip", "link", "add", "other", "type", "bridge")
+    town.guest()
+    back = town.back(1)
+    os.kill(back, signal.SIGSTOP)
+    assert spec.detach(store, [Device("vif", 1, 0)], destroy=True)
+    wanted = kinds.parse("vif", "bridge=other", 1, 0, int)
+    spec.add(store, wanted)
+    end(back)
+    spec.wait_ready(store, wanted)
+    assert "master other" in town.host.run("ip", "-o", "link", "show", "vif1.0")
+    town.host.run("ip", "link", "delete", "other")

@@ -61,8 +61,43 @@ def test_what_is_dropped_is_closed_when_the_driver_goes_on(monkeypatch: pytest.M
         kept.drop("tap")
 
 
+def test_a_driver_that_dies_before_it_hears_the_answer_is_no_trouble() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        held: dict[str, int] = {}
+        theirs.send(b"tap")
+        assert kept.take(ours, held)
+        theirs.close()  # with the answer in it
+        while kept.take(ours, held):
+            pass
+
+
+def test_a_name_may_have_an_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(kept.VARIABLE, kept.describe(3, {"a=b": 7}))
+    assert kept.inherited("a") is None
+    assert kept.inherited("a=b") == 7
+
+
+def test_what_nobody_has_asked_for_is_let_go_here_and_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    reader, writer = os.pipe()
+    with ours, theirs:
+        held = {"tap": os.dup(writer), "other": os.dup(writer)}
+        monkeypatch.setenv(kept.VARIABLE, kept.describe(theirs.fileno(), {"tap": writer, "other": os.dup(writer)}))
+        supervisor = threading.Thread(target=lambda: [kept.take(ours, held) for _ in range(2)])
+        supervisor.start()
+        kept.leave_none()
+        supervisor.join()
+        assert held == {}
+        assert kept.inherited("tap") is None
+        assert os.read(reader, 1) == b"", "nobody has the other end"
+        os.close(reader)
+        kept.leave_none()
+
+
 def test_without_a_supervisor_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(kept.VARIABLE, raising=False)
     kept.keep("tap", 0)
     kept.drop("tap")
+    kept.leave_none()
     assert kept.inherited("tap") is None

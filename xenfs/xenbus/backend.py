@@ -11,6 +11,7 @@ from xenfs.abi.ring import RingFormat
 from xenfs.abi.xenbus import XenbusState
 from xenfs.domain import Channel, Domain
 from xenfs.ring import BackRing
+from xenfs.xenbus import kept
 from xenfs.xenbus.device import Device, parse_frontend
 from xenfs.xenbus.end import End, Log, Values, to_stderr
 from xenfs.xenbus.errors import DeviceError, LocalDeviceError, PeerProtocolError
@@ -88,6 +89,8 @@ class Backend(End):
         return self.path
 
     def _begin(self, own: XenbusState) -> XenbusState:
+        if own is S.Initialising:
+            kept.leave_none()  # no backend of this device has been here: it is another's
         if own is S.Unknown or not self._online():
             return own
         return S.Initialising
@@ -118,6 +121,7 @@ class Backend(End):
         self.release()
         self.done = True
         self.remove()
+        kept.leave_none()
         return False
 
     def _over(self) -> bool:

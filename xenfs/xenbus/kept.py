@@ -26,7 +26,7 @@ def inherited(name: str) -> int | None:
     asked again there is none."""
     words = os.environ.get(VARIABLE, "").split()
     for word in words[1:]:
-        said, _, number = word.partition("=")
+        said, _, number = word.rpartition("=")
         if said == name:
             os.environ[VARIABLE] = " ".join(other for other in words if other != word)
             return int(number)
@@ -59,9 +59,23 @@ def drop(name: str) -> None:
             supervisor.recv(1)
 
 
+def leave_none() -> None:
+    """Let go of all that an earlier driver left and this one has not asked for, and have the supervisor do so too."""
+    first, *words = os.environ.get(VARIABLE, "").split() or [""]
+    for word in words:
+        name, _, number = word.rpartition("=")
+        os.close(int(number))
+        drop(name)
+    if words:
+        os.environ[VARIABLE] = first
+
+
 def take(ours: socket.socket, into: dict[str, int]) -> bool:
     """Do what a driver wants with the descriptors that are kept of it; False when it will want no more."""
-    said, fds, _, _ = socket.recv_fds(ours, _NAME_MAX, 1)
+    try:
+        said, fds, _, _ = socket.recv_fds(ours, _NAME_MAX, 1)
+    except ConnectionResetError:
+        return True  # it has died without having read an answer; there may be more that it said
     name = said.decode("ascii", "replace")
     if (old := into.pop(name, None)) is not None:
         os.close(old)
