@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import struct
 import subprocess
 import time
 from contextlib import suppress
@@ -15,6 +16,15 @@ from typing import Any
 
 from xenfs.commands.child import ready
 from xenfs.commands.failure import Unable
+
+_LOCK = struct.Struct("hh4xqqi4x")
+"""struct flock, for locks of an open file, which can be asked about without taking them."""
+_HELD, _SAID = 0, 1
+"""Bytes of a file that its process locks: at first, and when its pid is there."""
+
+
+def _lock(byte: int) -> bytes:
+    return _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
 
 
 def _ends(pid: int, seconds: float) -> bool:
@@ -89,19 +99,28 @@ class RunDirectory:
 
     def hold(self, name: str) -> int | None:
         """Write our pid into a file and lock it for as long as this process lives; None when another process has it."""
-        self.top()
-        path = self.path / name
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(fd)
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
+        fd = self._locked(name)
+        if fd is None:
             return None
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(_SAID))
         return fd
+
+    def _locked(self, name: str) -> int | None:
+        while True:
+            self.top()
+            fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(_HELD))
+                if os.fstat(fd).st_nlink:
+                    return fd
+            except OSError as error:
+                os.close(fd)
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                return None
+            os.close(fd)  # whoever had it has taken it away, since we opened it
 
     def release(self, name: str) -> None:
         """Forget a process that ends: its pid, its log if nothing is in it, and the directory if it was the last."""
@@ -113,19 +132,17 @@ class RunDirectory:
             self.path.rmdir()
 
     def holder(self, name: str) -> int | None:
-        """The process that holds a file; None when there is none any more."""
+        """The process that holds a file; None when there is none any more. Looking is in nobody's way."""
         try:
             fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError:
             return None
         try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            said = os.read(fd, 32).strip()
+            kind, *_ = _LOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock(_SAID)))
+            said = b"" if kind == fcntl.F_UNLCK else os.read(fd, 32).strip()
             return int(said) if said.isdigit() else None
         finally:
             os.close(fd)
-        return None
 
     def write(self, domid: int, name: str, value: Any) -> None:
         """Keep a value for a guest."""
