@@ -33,17 +33,16 @@ def start(mountpoint: str, frames: str) -> subprocess.Popen[bytes]:
     daemon = subprocess.Popen(command, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=sys.stderr)
     os.close(writer)
     ready, _, _ = select.select([reader], [], [], START_SECONDS)
-    if ready and os.read(reader, 3) == b"ok\n":
-        say(f"ready {daemon.pid}")
-    else:
+    if not (ready and os.read(reader, 3) == b"ok\n"):
         daemon.kill()
-        say("failed")
+        daemon.wait()
     os.close(reader)
     return daemon
 
 
 def guard(daemon: subprocess.Popen[bytes]) -> None:
-    """Follow the lines of standard input until it ends."""
+    """Say how it began, and follow the lines of standard input until it ends."""
+    say("failed" if daemon.returncode is not None else f"ready {daemon.pid}")
     deadline: float | None = None
     pending = b""
     while True:
