@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from xl import toolstack
+from xl import kinds, spec, toolstack
 
 from tests.block.conftest import need_loop
 from tests.block.yard import Yard, python, run
@@ -214,3 +214,27 @@ def test_states_as_on_real_xen(yard: Yard) -> None:
     with states(stage, second) as seen:
         toolstack.destroy(stage.root, stage.point, domid)
     assert in_order(seen, ["FE 6", "BE 5", "BE 6"]), seen
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_disk_in_the_place_of_another_is_not_served_as_that(yard: Yard, elsewhere: bool) -> None:
+    """blkfront does not run while its disk is taken away and another is attached, perhaps by another domain."""
+    stage, domid = yard.stage, yard.guest()
+    images = [yard.image(MiB, "first"), yard.image(MiB, "second")]
+    for image in images:
+        image.write_bytes(image.name.encode() * 512)
+    device = yard.attach(domid, f"vdev=xvda,target={images[0]}")
+    assert yard.file(device).read_bytes().startswith(b"first")
+    backend = stage.guest("driver") if elsewhere else 0
+    if elsewhere:
+        stage.devd(backend)
+    front = yard.front()
+    os.kill(front, signal.SIGSTOP)
+    assert spec.detach(stage.store, [device], destroy=True) == []
+    wanted = kinds.parse("vbd", f"vdev=xvda,backend={backend},target={images[1]}", domid, 0, int)
+    spec.add(stage.store, wanted)
+    spec.wait_ready(stage.store, wanted)
+    os.kill(front, signal.SIGCONT)
+    stage.until_connected(wanted.device)
+    until(lambda: yard.said(device, "xenfs-file") != "", SECONDS)
+    assert yard.file(device).read_bytes().startswith(b"second")

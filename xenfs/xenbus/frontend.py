@@ -35,6 +35,7 @@ class Frontend(End):
         super().__init__(domain, f"device/{self.CLASS.kind}/{number}", loop=loop, log=log)
         self._device = Device(self.CLASS.kind, domain.domid, number)
         self._connected = False
+        self._told = ""
         self._kept_rings: dict[str, Shared] = {}
         self._seen: Values = {}
         self.config: Values = {}
@@ -94,7 +95,13 @@ class Frontend(End):
                 found = OtherEnd(tx, self.other_path).read(keys)
         return found
 
+    def _another(self) -> bool:
+        """Whether the toolstack has taken the device away and made another in its place: what we told is not there."""
+        return bool(self._told) and not self.store.exists(f"{self.path}/{self._told}")
+
     def _take(self, own: XenbusState, other: XenbusState | None) -> bool:
+        if own is S.Initialising and self._another():
+            return self._end()
         step = self.CLASS.front[own, other]
         if step is FrontStep.FAIL:
             raise self.illegal(other, own)
@@ -108,7 +115,7 @@ class Frontend(End):
 
     def _await(self) -> bool:
         if self.state is S.Initialising:
-            self.release()  # the toolstack has made the device anew under our feet
+            self.release()  # somebody has written that it is to begin anew
         return False
 
     def _publish(self) -> bool:
@@ -120,6 +127,7 @@ class Frontend(End):
         self.config = OtherEnd(self.store, self.path).read(config)
         self.publish(self._offered(late=False))
         self.write(self.mine)
+        self._told = next(iter(self.mine), "")
         self.set_state(self.CLASS.published)
         return True
 
