@@ -149,7 +149,7 @@ class Stage:
                 with suppress(OSError):
                     words = (home / "cmdline").read_bytes().split(b"\0")
                     environment = (home / "environ").read_bytes().split(b"\0")
-                    name = (home / "comm").read_text().strip()
+                    name = (home / "comm").read_text(errors="replace").strip()
                     ours = f"XEN={self.point}".encode() in environment or self.point.encode() in words
                     driver = name.startswith(("device/", "backend/"))
                     if ours and (name.startswith(what) if driver else what.encode() in words):
