@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xentop.feed import Event, Feed, shown
+from xentop.feed import Event, Feed, domain_of, shown
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -129,3 +129,9 @@ def test_the_pipe_is_read_as_it_comes_and_never_waited_for(tmp_path: Path) -> No
         os.close(other)
         os.close(writer)
         assert made.update() == 0
+
+
+@pytest.mark.parametrize(("words", "domid"), [("0", 0), ("32751", 32751), ("007", 7), ("9" * 5000, None), ("٣", None)])
+def test_a_filter_is_a_domain_or_a_text(words: str, domid: int | None) -> None:
+    assert domain_of(words) == domid
+    assert shown([Event.of(OTHER)], words) == []

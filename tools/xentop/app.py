@@ -18,6 +18,7 @@ from xenfs.commands.failure import INTERRUPTED, tell
 from xenfs.commands.place import GONE
 from xentop import draw, frames, keys, text
 from xentop.detail import Detail
+from xentop.feed import domain_of
 from xentop.look import Look, Sample
 from xentop.observer import Observer, seconds
 from xentop.sheet import Sheet
@@ -249,7 +250,7 @@ class Monitor(App[None]):
         match said.split():
             case ["q" | "quit"]:
                 self.exit()
-            case ["domain", number] if number.isdecimal():
+            case ["domain", number] if domain_of(number) is not None:
                 self.view.filter = number
             case ["sort", name] if key := self.view.sort_key(name):
                 self.view.sorted[self.view.pane] = key

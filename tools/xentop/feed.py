@@ -93,15 +93,20 @@ class Feed:
             pipe.close()
 
 
+def domain_of(words: str) -> int | None:
+    """The domain that a filter is for; None for one that is a text."""
+    return int(words) if re.fullmatch(r"[0-9]{1,9}", words) else None
+
+
 def shown(events: Sequence[Event], words: str, past: Sequence[dict[str, Any]] = ()) -> list[Event]:
     """What a filter lets through: a domain's number, which is whose it is or in whose home, a device such as vif-0, or
     a part of the text.
     """
     if not words:
         return [*events]
-    if words.isdecimal():
-        home = f"/local/domain/{int(words)}/"
-        return [one for one in events if one.domid == int(words) or (one.of_store and home in one.text)]
+    if (domid := domain_of(words)) is not None:
+        home = f"/local/domain/{domid}/"
+        return [one for one in events if one.domid == domid or (one.of_store and home in one.text)]
     kind, _, number = words.partition("-")
     if number.isdecimal():
         device, where = DeviceFilter(words), re.escape(kind)

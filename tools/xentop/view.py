@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from xentop import draw, feed, frames
-from xentop.feed import Feed
+from xentop.feed import Feed, domain_of
 from xentop.look import Sample
 from xentop.panes import PANES, Pane, Row, cells
 from xentop.panes import rows as rows_of
@@ -36,7 +36,7 @@ class View:
 
     def frames(self, now: Sample, before: Sample | None) -> tuple[Text, Sequence[Text]]:
         """Head and lines of the map."""
-        domid = int(self.filter) if self.filter.isdecimal() else None
+        domid = domain_of(self.filter)
         self.map = list(frames.lines(now, before if before is not None and before.runs else None, domid))
         return draw.of_frames(self.map)
 
@@ -60,13 +60,14 @@ class View:
         return [row for row in self.found if self._lets(pane, row)]
 
     def _lets(self, pane: Pane, row: Row) -> bool:
-        if not self.filter.isdecimal():
+        domid = domain_of(self.filter)
+        if domid is None:
             return self.filter in " ".join(cells(pane, row))
         if pane.name == "store":
             words = row["path"].split("/")
             homes = words[3:4] + (words[6:7] if words[4:5] == ["backend"] else [])
-            return words[1:3] == ["local", "domain"] and str(int(self.filter)) in homes
-        return int(self.filter) in (row.get("domid"), row.get("backend_domid"), row.get("remote_domid"))
+            return words[1:3] == ["local", "domain"] and str(domid) in homes
+        return domid in (row.get("domid"), row.get("backend_domid"), row.get("remote_domid"))
 
     def row(self, index: int, column: int) -> Row | None:
         """What is at a line, and at a character of it; None where that is nothing."""
