@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from contextlib import closing
@@ -110,25 +111,40 @@ def test_the_pipe_is_read_as_it_comes_and_never_waited_for(tmp_path: Path) -> No
     pipe(tmp_path, "")
     with closing(Feed(str(tmp_path))) as made:
         writer = os.open(tmp_path / "hypervisor" / "trace_pipe", os.O_WRONLY)
-        assert made.update() == 0
+        assert made.update() == []
         line = json.dumps(OTHER).encode()
         os.write(writer, line[:20])
-        assert (made.update(), list(made.events)) == (0, [])
+        assert (made.update(), list(made.events)) == ([], [])
         os.write(writer, line[20:] + b"\n" + b'{"lost": 3}\n' + line[:5])
-        assert made.update() == 2
+        assert len(made.update()) == 2
         assert [one.domid for one in made.events] == [2, -1]
         assert made.events[0].said == OTHER
         assert made.events[1].text == "(3 calls lost)"
         os.write(writer, line[5:] + b"\n")
-        assert made.update() == 1
+        assert len(made.update()) == 1
         other = os.open(tmp_path / "hypervisor" / "store_pipe", os.O_WRONLY)
         os.write(other, json.dumps(done(3.5, "/a", 2)).encode() + b"\n")
         os.write(writer, line + b"\n")
-        assert made.update() == 2
+        assert len(made.update()) == 2
         assert [one.time for one in list(made.events)[3:]] == [3.5, 4]
         os.close(other)
         os.close(writer)
-        assert made.update() == 0
+        assert made.update() == []
+
+
+def test_all_that_has_come_is_given_and_the_last_is_kept(tmp_path: Path) -> None:
+    pipe(tmp_path, "")
+    with closing(Feed(str(tmp_path))) as made:
+        count = 0
+        for name, said in (("trace_pipe", OTHER), ("store_pipe", done(3.5, "/a", 2))):
+            writer = os.open(tmp_path / "hypervisor" / name, os.O_WRONLY)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+            line = json.dumps(said).encode() + b"\n"
+            count += os.write(writer, line * 1500) // len(line)
+            os.close(writer)
+        found = made.update()
+        assert len(found) == count == 3000
+        assert list(made.events) == found[1000:]
 
 
 @pytest.mark.parametrize(("words", "domid"), [("0", 0), ("32751", 32751), ("007", 7), ("9" * 5000, None), ("٣", None)])

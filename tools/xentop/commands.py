@@ -16,7 +16,7 @@ from xenfs.commands.machine import within
 from xenfs.commands.place import served
 from xenfs.domain import Refused
 from xentop import text
-from xentop.feed import Event, Feed
+from xentop.feed import Feed
 from xentop.look import Look, Sample
 from xentop.panes import PANES
 from xentop.text import NAMES
@@ -56,7 +56,7 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
         while True:
             now = look.sample(*wants)
             watched = time.monotonic() - began
-            events = _events(feed) if feed is not None else []
+            events = feed.update() if feed is not None else []
             if as_json:
                 print(text.as_json(names, now, before, watched, events), flush=True)
             else:
@@ -71,14 +71,6 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
         look.close()
         if feed is not None:
             feed.close()
-
-
-def _events(feed: Feed) -> list[Event]:
-    """What has come since we last asked."""
-    feed.update()
-    found = list(feed.events)
-    feed.events.clear()
-    return found
 
 
 def _has_screen() -> bool:

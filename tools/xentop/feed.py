@@ -78,14 +78,16 @@ class Feed:
             self.close()
             raise
         self.events: deque[Event] = deque(maxlen=_KEPT)
+        """The last of it."""
         self.past = [json.loads(line) for line in past.splitlines() if any(f'"{name}"' in line for name in _TELLING)]
         """What was called before and tells whose handles are a device's."""
 
-    def update(self) -> int:
-        """Take what has come; how many lines. Raises OSError when the machine is gone."""
+    def update(self) -> list[Event]:
+        """Take what has come, and give it. Raises OSError when the machine is gone."""
         found = [Event.of(json.loads(line)) for pipe in self._pipes for line in pipe.take()]
-        self.events.extend(sorted(found, key=lambda event: event.time))
-        return len(found)
+        found.sort(key=lambda event: event.time)
+        self.events.extend(found)
+        return found
 
     def close(self) -> None:
         """Take no more."""
