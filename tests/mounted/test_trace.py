@@ -159,6 +159,19 @@ def test_a_follower_of_the_store_in_a_poller_hears_and_is_told_what_it_lost(mnt:
     node.unlink()
 
 
+def test_a_follower_of_the_store_that_does_not_read_costs_little_whatever_is_written(mnt: Xen) -> None:
+    node = mnt.root / "xenstore" / "tool" / "followed"
+    fd = follow(mnt, "store_pipe")
+    for _ in range(1000):
+        node.write_bytes(bytes(2000))
+    *told, lost = records(fd)
+    kept = sum(len(json.dumps(record)) for record in told)
+    assert (1 << 20) < kept <= 1 << 21
+    assert lost == {"lost": 1000 - len(told)}
+    os.close(fd)
+    node.unlink()
+
+
 def test_the_pipes_are_for_the_mounts_owner_and_not_listed(mnt: Xen) -> None:
     for pipe in (mnt.root / "hypervisor" / name for name in ("store_pipe", "trace_pipe")):
         assert pipe.stat().st_mode & 0o777 == 0o400

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from xenfs.fs.filesystem import Filesystem
     from xenfs.fs.request import Request
 
-_KEPT = 4096
-"""Operations of the store that wait for a reader."""
+_KEPT, _KEPT_CHARACTERS = 4096, 1 << 21
+"""Operations of the store that wait for a reader: so many, and in so many characters, for a guest's may be long."""
 POLLIN, POLLOUT, POLLERR = 0x1 | 0x40, 0x4 | 0x100, 0x8  # with RDNORM and WRNORM
 
 
@@ -92,7 +92,7 @@ class OpenLines(OpenStream, ABC):
         """Nothing to read yet."""
         super().__init__()
         self.fs = fs
-        self._text = b""
+        self._text, self._at = b"", 0
 
     @abstractmethod
     def more(self) -> list[str]:
@@ -105,16 +105,23 @@ class OpenLines(OpenStream, ABC):
 
     def take(self, size: int) -> bytes | None:
         """See OpenStream."""
-        if not self._text and self.waiting:
-            self._text = "".join(f"{line}\n" for line in self.more()).encode()
-        if not self._text:
+        if not self._left and self.waiting:
+            self._text, self._at = "".join(f"{line}\n" for line in self.more()).encode(), 0
+        if not self._left:
             return None
-        data, self._text = self._text[:size], self._text[size:]
+        data = self._text[self._at : self._at + size]
+        self._at += len(data)
+        if not self._left:
+            self._text, self._at = b"", 0
         return data
+
+    @property
+    def _left(self) -> bool:
+        return self._at < len(self._text)
 
     def events(self) -> int:
         """See OpenFile."""
-        return POLLIN if self._text or self.waiting else 0
+        return POLLIN if self._left or self.waiting else 0
 
 
 def _lost(count: int) -> list[str]:
@@ -168,17 +175,18 @@ class OpenOperations(OpenLines):
     def __init__(self, fs: Filesystem) -> None:
         """Begin empty."""
         super().__init__(fs)
-        self._lines: deque[str] = deque()
-        self._lost = 0
+        self._lines: list[str] = []
+        self._long = self._lost = 0
         fs.store_followers.append(self)
         fs.store.operated = fs.operated
 
     def add(self, line: str) -> None:
         """Something was done."""
-        if len(self._lines) < _KEPT:
-            self._lines.append(line)
-        else:
+        if self._lost or len(self._lines) >= _KEPT or self._long + len(line) > _KEPT_CHARACTERS:
             self._lost += 1
+        else:
+            self._lines.append(line)
+            self._long += len(line)
 
     @property
     def waiting(self) -> bool:
@@ -188,8 +196,7 @@ class OpenOperations(OpenLines):
     def more(self) -> list[str]:
         """See OpenLines."""
         said = [*self._lines, *_lost(self._lost)]
-        self._lines.clear()
-        self._lost = 0
+        self._lines, self._long, self._lost = [], 0, 0
         return said
 
     def release(self) -> None:
