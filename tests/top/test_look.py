@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -83,3 +84,21 @@ def test_a_guest_that_writes_more_than_is_kept_for_who_does_not_look(root: Mount
     look.sample("store")
     assert look.mirror.read(f"{home}/last") == b"2"
     assert set(look.mirror.list(home)) == set(root.store.list(home))
+
+
+def test_more_named_pages_than_files_that_may_be_open(bare: Mount, root: MountedDomain) -> None:
+    """They are a guest's, and there is to be a look all the same, at rings first."""
+    root.call(CreateDomain(name="many", dom=2, frames=256))
+    with MountedDomain(2, bare.root) as many:
+        for number, frame in enumerate(many.memory.alloc(250)):
+            kind = ("stats", "page", "ring")[number % 3]
+            many.memory.name_ring(f"echo-{number:03}-{kind}", frame)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64 + 100, before[1]))
+        try:
+            with closing(Look(str(bare.root))) as look:
+                assert len(look.sample("pages").rings) == 83
+                look.frame(2, many.memory.alloc(1)[0])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert root.store.exists("/local/domain/2")

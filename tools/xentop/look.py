@@ -7,6 +7,7 @@ without the daemon; the store is mirrored by one watch; of everything else there
 from __future__ import annotations
 
 import os
+import resource
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,9 @@ _SLOW_SECONDS = 1.0
 _INDICES = struct.Struct("<4I")
 _SPARING = 25
 """Findings are looked for again after so many times the time that they took."""
+_STATS = "-stats"
+_RESERVED = 64
+"""Descriptors that are for all else than pages."""
 Key = tuple[int, str]
 """Whose page, and its name."""
 T = TypeVar("T")
@@ -105,6 +109,11 @@ class _Page:
                 if int.from_bytes(said[:4], "little") == MAGIC:
                     self._stats = Stats.parse(said)
         return self._stats
+
+
+def _is_looked_at(named: Named) -> bool:
+    """Whether it is a ring, or a page of statistics."""
+    return rings.slots(named.name) is not None or named.name.endswith(_STATS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,21 +313,22 @@ class Look:
         return DeviceState(known.device, known.front, known.back, front_age, back_age, found)
 
     def _keep_open(self, named: tuple[Named, ...]) -> None:
-        """Have every named page open, by the frame that it is."""
+        """Have every ring and every page of statistics open, by the frame that it is, as far as there is room: rings
+        first, for a guest may give its pages as many names as it has pages.
+        """
         if named is self._pages_of:
             return
         self._pages_of = named
-        known, self._pages = self._pages, {}
-        for one in named:
-            page = known.get((one.domid, one.name))
-            if page is None or page.named != one:
+        room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _RESERVED
+        rings_first = sorted(filter(_is_looked_at, named), key=lambda one: one.name.endswith(_STATS))
+        wanted = {(one.domid, one.name): one for one in rings_first[:room]}
+        for key, page in [*self._pages.items()]:
+            if wanted.get(key) != page.named:
+                self._pages.pop(key).close()
+        for key, one in wanted.items():
+            if key not in self._pages:
                 with suppress(OSError):  # it has just gone
-                    page = _Page(self.point, one)
-            if page is not None and page.named == one:
-                self._pages[one.domid, one.name] = page
-        for key, page in known.items():
-            if self._pages.get(key) is not page:
-                page.close()
+                    self._pages[key] = _Page(self.point, one)
 
     def page(self, domid: int, name: str) -> bytes | None:
         """A named page, as it is now."""
@@ -339,7 +349,7 @@ class Look:
     def _stats(self) -> dict[Key, Stats]:
         found = {}
         for key, page in self._pages.items():
-            if page.slots is None and page.named.name.endswith("-stats"):
+            if page.named.name.endswith(_STATS):
                 stats = page.stats()
                 if stats is not None:
                     found[key] = stats
