@@ -56,6 +56,20 @@ def test_the_bytes_of_a_frame_change_while_they_are_shown(lab: Lab, screen: Scre
     screen.wait(lambda: "Whatever" not in screen.detail)
 
 
+def test_a_grant_of_a_frame_is_told_as_soon_as_the_map_has_it(lab: Lab, screen: Screen) -> None:
+    screen.app.observer.delay = 0.01
+    screen.pane("pages")
+    for _ in range(5):
+        (ref,) = lab.one.memory.grant([lab.kept], 0)
+        screen.open_frame(lab.kept)
+        screen.look()
+        assert f"  grant {ref} to domain 0: permit_access rw, not mapped" in screen.detail
+        lab.one.memory.end_access([ref])
+        screen.look()
+        assert "granted to nobody" in screen.detail
+        screen.press("escape")
+
+
 def test_a_frame_longer_than_the_screen_is_scrolled(lab: Lab) -> None:
     lab.write(lab.kept, bytes(number * 7 & 0xFF for number in range(PAGE)))
     with monitor(lab.point, USUAL, "pages") as screen:

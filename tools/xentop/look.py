@@ -159,7 +159,7 @@ class Sample:
     devices: tuple[DeviceState, ...] = ()
     ports: tuple[PortLine, ...] = ()
     grants: Grants = field(default_factory=Grants)
-    """As they were when findings were looked for."""
+    """As they were when findings were looked for, unless they were asked for."""
     runs: tuple[Run, ...] = ()
     watches: tuple[tuple[int, str, str], ...] = ()
     cpu: dict[int, float] = field(default_factory=dict)
@@ -262,7 +262,7 @@ class Look:
         sample = Sample(
             now, frames, named, tuple(self._rings()), self._stats(),
             ports=self._ports.read() if finding or "ports" in wanted else (),
-            grants=self._grants.read() if finding else self._grants.found,
+            grants=self._grants.read() if finding or "grants" in wanted else self._grants.found,
             runs=self._runs.read() if "pages" in wanted else (),
             watches=self._watches.read() if "watches" in wanted else (),
             nodes=tuple(self.mirror.walk()) if "store" in wanted else (),

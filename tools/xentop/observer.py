@@ -123,7 +123,9 @@ class Observer:
         elif self.feed is not None:
             self.feed.close()
             self.feed = None
-        return look.sample(*(PANES[self._pane].wants if self._pane in PANES else ()))
+        wants = PANES[self._pane].wants if self._pane in PANES else ()
+        frame = self.wanted is not None and self.wanted.pane == "pages"
+        return look.sample(*wants, *(("grants",) if frame else ()))
 
 
 def seconds(said: str) -> float | None:
