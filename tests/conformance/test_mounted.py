@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.refusals import refusal
-from tests.conformance.world import Mount, MountedWorld
+from tests.conformance.world import Mount, MountedWorld, need_mount
 from xenfs.abi.grant_table import GntStatus
 from xenfs.abi.xen import PAGE_SIZE
 from xenfs.domain import BareDomain
@@ -321,3 +321,23 @@ def test_the_warden_kills_a_daemon_that_hangs(own_mount: Mount) -> None:
         with pytest.raises(HypervisorGone):
             domain.memory.alloc()
         assert not own_mount.rest()
+
+
+def test_nothing_is_left_when_whoever_has_begun_it_is_killed_before_it_is_ready(tmp_path: Path) -> None:
+    need_mount()
+    root = tmp_path / "xen"
+    root.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "xenfs.testing.warden", str(root), "16384"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    ) as warden:  # fmt: skip
+        assert warden.stdin is not None
+        assert warden.stdout is not None
+        assert warden.stderr is not None
+        warden.stdin.close()
+        warden.stdout.close()
+        said = warden.stderr.read()  # to the end of the daemon, which has it too
+        assert warden.wait(SOON) == 0
+    assert b"Traceback" not in said
+    assert not root.is_mount()
+    assert list(root.parent.iterdir()) == [root]

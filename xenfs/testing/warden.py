@@ -26,18 +26,22 @@ def say(words: str) -> None:
     sys.stdout.flush()
 
 
-def start(mountpoint: str, frames: str) -> subprocess.Popen[bytes]:
-    """Start the daemon and wait until it is ready; it is killed when it is not in time."""
+def start(mountpoint: str, frames: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the daemon; what it says when it is ready comes by the descriptor."""
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "xenfs.daemon", mountpoint, "--frames", frames, "--ready-fd", str(writer)]
     daemon = subprocess.Popen(command, pass_fds=[writer], stdin=subprocess.DEVNULL, stdout=sys.stderr)
     os.close(writer)
+    return daemon, reader
+
+
+def wait_ready(daemon: subprocess.Popen[bytes], reader: int) -> None:
+    """Wait until the daemon is ready, and say so; it is killed when it is not in time."""
     ready, _, _ = select.select([reader], [], [], START_SECONDS)
     if not (ready and os.read(reader, 3) == b"ok\n"):
         daemon.kill()
         daemon.wait()
     os.close(reader)
-    return daemon
 
 
 def guard(daemon: subprocess.Popen[bytes]) -> None:
@@ -80,9 +84,12 @@ def end(daemon: subprocess.Popen[bytes], mountpoint: str) -> None:
 
 def main(mountpoint: str, frames: str) -> None:
     """Keep a daemon until standard input ends."""
-    daemon = start(mountpoint, frames)
+    daemon, reader = start(mountpoint, frames)
     try:
+        wait_ready(daemon, reader)
         guard(daemon)
+    except BrokenPipeError:  # whoever started us has been killed
+        os.dup2(2, 1)  # and there is nobody to tell at the end either
     finally:
         end(daemon, mountpoint)
 
