@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 import struct
 import subprocess
 import time
@@ -87,7 +88,11 @@ class RunDirectory:
     def clear(self, seconds: float = 0.0) -> None:
         """Remove everything, when there is no machine any more and its processes have ended, for which it waits so
         long; while there is one of them everything stays, and what is somebody else's in any case."""
-        if not self.path.is_dir() or not self.owned:
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             return
         deadline = time.monotonic() + seconds
         for file in self.path.glob("**/*.pid"):
