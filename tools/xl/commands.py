@@ -118,20 +118,27 @@ def destroy(which: Which, force: Annotated[bool, typer.Option("-f", hidden=True)
 
 
 def _shutdown(which: str, wish: str, wait: bool, everyone: bool) -> None:
-    def work(root: MountedDomain, point: str) -> list[int]:
+    def work(root: MountedDomain, point: str) -> tuple[dict[int, int | None], list[str]]:
         if everyone:
-            asked = [int(path.name) for path in Path(point, "domains").iterdir() if path.name != "0"]
+            asked = sorted(int(path.name) for path in Path(point, "domains").iterdir() if path.name != "0")
         else:
             asked = [toolstack.find(root, point, which)]
+        keepers, refused = dict[int, int | None](), list[str]()
         for domid in asked:
-            toolstack.shutdown(root, domid, wish)
-        return asked
+            try:
+                keepers[domid] = toolstack.shutdown(root, point, domid, wish)
+            except Unable as error:  # the others are asked all the same
+                refused.append(str(error))
+        return keepers, refused
 
     point = served().point
-    for domid in as_dom0(work):
+    keepers, refused = as_dom0(work)
+    for domid, keeper in keepers.items():
         typer.echo(f"{'Shutting down' if wish == 'poweroff' else 'Rebooting'} domain {domid}")
-        if wait and not toolstack.wait_end(point, domid, PATIENCE):
+        if wait and not toolstack.wait_end(point, domid, keeper, PATIENCE):
             raise Unable(f"domain {domid} is still there after {PATIENCE:.0f} s; xenfs destroy ends it")
+    if refused:
+        raise Unable("\n".join(refused))
 
 
 @command("shutdown")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from uuid import uuid4
@@ -115,21 +117,70 @@ def start_again(point: str, config: GuestConfig) -> int:
     return domid
 
 
-def shutdown(root: MountedDomain, domid: int, wish: str) -> None:
-    """Ask a guest to end. Raises Unable."""
+def shutdown(root: MountedDomain, point: str, domid: int, wish: str) -> int | None:
+    """Ask a guest to end; its keeper's pid, None while it is paused. Raises Unable."""
     if domid == 0:
         raise Unable("domain 0 ends with the machine: xenfs umount")
     path = f"/local/domain/{domid}/control/shutdown"
     if not root.store.exists(path):
         raise Unable(f"domain {domid} has no {path}: it was not made by xenfs create; xenfs destroy ends it")
+    if ended(point, domid):
+        raise Unable(f"domain {domid} has ended already, and is kept to be looked at; xenfs destroy removes it")
+    place = RunDirectory(point)
+    keeper = place.holder(f"{domid}/keeper.pid")
+    if keeper is None and place.died(f"{domid}/keeper.pid"):
+        raise Unable(_unkept(domid))
     root.store.write(path, wish)
+    return keeper
 
 
-def wait_end(point: str, domid: int, seconds: float) -> bool:
-    """Wait until a domain is gone; whether it is."""
-    with MountedDomain(0, point) as root:
-        waiting = spec.Waiting(root.store, "@releaseDomain")
-        return waiting.until(lambda: not Path(point, "domains", str(domid)).is_dir(), seconds)
+def _unkept(domid: int) -> str:
+    return f"domain {domid}: nobody runs this guest: its keeper has died; xenfs destroy it, or xenfs unpause it"
+
+
+def ended(point: str, domid: int) -> bool:
+    """Whether a domain is gone, or has ended and is only kept."""
+    try:
+        return Path(point, "domains", str(domid), "state").read_text() != "running\n"
+    except FileNotFoundError:
+        return True
+
+
+def wait_end(point: str, domid: int, keeper: int | None, seconds: float) -> bool:
+    """Wait until a guest that `keeper` runs has ended; whether it has in time. Raises Unable when the keeper dies.
+
+    One that starts again may have the same number: the end of a keeper that another has followed is the guest's too.
+    """
+    deadline = time.monotonic() + seconds
+    with ExitStack() as stack:
+        root = stack.enter_context(MountedDomain(0, point))
+        watch = stack.enter_context(closing(root.store.watch("@releaseDomain", "end")))
+        poller = select.poll()
+        poller.register(watch.fileno(), select.POLLIN)
+        pidfd = -1
+        if keeper is not None:
+            try:
+                pidfd = os.pidfd_open(keeper)
+            except ProcessLookupError:
+                return _left(point, domid)
+            stack.callback(os.close, pidfd)
+            poller.register(pidfd, select.POLLIN)
+        while not ended(point, domid):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            if pidfd in {fd for fd, _ in poller.poll(left * 1000)}:
+                return _left(point, domid)
+            while watch.wait(0) is not None:
+                pass
+    return True
+
+
+def _left(point: str, domid: int) -> bool:
+    """A keeper has ended, and so has its guest. Raises Unable when it has not come to that."""
+    if RunDirectory(point).died(f"{domid}/keeper.pid") and not ended(point, domid):
+        raise Unable(_unkept(domid))
+    return True
 
 
 def destroy(

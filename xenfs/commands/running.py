@@ -149,6 +149,10 @@ class RunDirectory:
         finally:
             os.close(fd)
 
+    def died(self, name: str) -> bool:
+        """Whether there was a process that held a file, and there is none any more."""
+        return (self.path / name).exists() and self.holder(name) is None
+
     def write(self, domid: int, name: str, value: Any) -> None:
         """Keep a value for a guest."""
         (self.guest(domid) / name).write_text(json.dumps(value))
