@@ -174,6 +174,7 @@ def device_attach(kind: Kind, which: Which, words: Words = None) -> None:
 @command("device-list")
 def device_list(kind: Kind, names: Names) -> None:
     """List the devices of a kind."""
+    kinds.check(kind)
     list_devices(kind, names, listing.others)
 
 

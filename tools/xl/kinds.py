@@ -34,6 +34,13 @@ def known(group: str) -> set[str]:
     return {entry.name for entry in entry_points(group=group)}
 
 
+def check(kind: str) -> None:
+    """Raise Unable, with the kinds that there are, when it is none of them."""
+    there = known(FRONTENDS) | known(BACKENDS)
+    if kind not in there:
+        raise Unable(f"{kind}: not one of {', '.join(sorted(there))}")
+
+
 def device_class(kind: str) -> DeviceClass | None:
     """What is known of a kind: its keys and the order of its states."""
     if kind in CLASSES:
@@ -54,7 +61,8 @@ def parse(kind: str, text: str, domid: int, number: int, lookup: Lookup) -> Devi
     if kind in PARSERS:
         return PARSERS[kind](text, domid, number, lookup)
     if kind not in known(BACKENDS):
-        raise Unable(f"there is no kind of device called {kind}")
+        check(kind)
+        raise Unable(f"{kind}: it has no backend")
     said = pairs(text, kind)
     host = lookup(said.pop("backend")) if said.get("backend") else 0
     devid = said.pop("devid", str(number))

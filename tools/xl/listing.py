@@ -9,12 +9,15 @@ from pathlib import Path
 
 from xenfs.commands.machine import Domain
 from xenfs.commands.running import RunDirectory
-from xenfs.domain import Store
+from xenfs.domain import Refused, Store
 from xenfs.xenbus import Device
 from xenfs.xenbus.keys import OtherEnd
 from xl.toolstack import PAGES_PER_MIB
 
 _TICKS = os.sysconf("SC_CLK_TCK")
+_RINGS = ("ring-ref", "ring-ref0", "tx-ring-ref", "urb-ring-ref")
+_PORTS = ("event-channel", "event-channel-tx")
+"""Of a device with several of them the first; a kind that is not ours may have others."""
 
 
 def processes() -> dict[int, tuple[int, float]]:
@@ -116,5 +119,9 @@ def others(store: Store, devices: Iterable[Device]) -> Iterator[str]:
 def _common(store: Store, device: Device) -> str:
     end = OtherEnd(store, device.frontend_path)
     numbers = f"{device.backend_domid:<3d} {device.domid:<6d} {_number(end, 'state'):<5d}"
-    ring = _number(end, "ring-ref", "ring-ref0")
-    return f"{numbers} {_number(end, 'event-channel'):<6d} {ring:<8d} {device.backend_path:<30}"
+    names: tuple[str, ...] = ()
+    with suppress(Refused):  # the guest may have taken its own nodes away
+        names = store.list(device.frontend_path)
+    ring = _number(end, *_RINGS, *(name for name in names if "ring-ref" in name))
+    port = _number(end, *_PORTS, *(name for name in names if name.startswith("event-channel")))
+    return f"{numbers} {port:<6d} {ring:<8d} {device.backend_path:<30}"
