@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ from xenfs.commands.capture import capture
 from xenfs.commands.child import stream
 from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
-from xenfs.commands.machine import within
+from xenfs.commands.machine import frames, within
 from xenfs.commands.place import GONE, served
 from xenfs.hypervisor import text
 from xenfs.hypervisor.trace import Failure, Record
@@ -61,6 +62,11 @@ class DeviceFilter:
         self._prefix = name if name.count("-") else f"{name}-"
         self._handles: set[int] = set()
         self._given: dict[tuple[str, Any, Any], int] = {}
+
+    @property
+    def known(self) -> bool:
+        """Whether the device has named a ring, as far as has been learnt."""
+        return bool(self._handles)
 
     def _names(self, name: str) -> bool:
         return name.startswith(self._prefix) and (self._prefix.endswith("-") or name[len(self._prefix) :][:1] == "-")
@@ -124,6 +130,37 @@ def operations(point: str) -> Iterator[str]:
             raise
 
 
+def _check_domain(point: str, domid: int, *, store: bool) -> None:
+    """Raise Unable for a domain that is not there, nor was as far back as the hypercalls are remembered."""
+    if any(there.domid == domid for there in within(point, lambda: frames(point)).domains):
+        return
+    if store or not any(json.loads(line).get("domid") == domid for line in records(point, follow=False)):
+        raise Unable(f"there is no domain {domid}")
+
+
+def _filter(point: str, device: str, follow: bool) -> DeviceFilter:
+    """The filter for a device: what is remembered tells whose handle is whose, also of calls before it named its rings.
+
+    Raises Unable for a device of which nothing is known, unless it is one that may come while we follow.
+    """
+    wanted = DeviceFilter(device)
+    for line in records(point, follow=False):
+        wanted.learn(json.loads(line))
+    if wanted.known:
+        return wanted
+    kinds = sorted({entry.name for entry in entry_points(group="xenfs.frontends")})
+    if device.partition("-")[0] not in kinds:
+        raise Unable(f"{device}: a device is called KIND or KIND-N, as vif-0, and KIND is one of {', '.join(kinds)}")
+    if not follow:
+        raise Unable(f"{device}: no call for such a device is remembered; -f waits for one")
+    return wanted
+
+
+def _others(store: bool, domain: int | None, device: str, as_json: bool) -> Iterator[tuple[str, bool]]:
+    """The options that say nothing of packets, and whether they are given."""
+    yield from (("--store", store), ("--domain", domain is not None), ("--device", bool(device)), ("--json", as_json))
+
+
 @command("trace")
 def trace(
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
@@ -140,20 +177,22 @@ def trace(
 
     With --pcap, write the packets of a network device to a file (- is stdout): xenfs trace --pcap - 1/0 | tcpdump -r -
 
-    Exit status: 0 shown, or the machine ended while following; 1 no machine, or not one's own; 130 after Ctrl-C.
+    Exit status: 0 shown, or the machine ended while following; 1 no machine, not one's own, or not that
+    domain or device; 2 wrong usage; 130 after Ctrl-C.
     """
     point = served().point
     if pcap or of:
         if not (pcap and of):
-            raise Unable("packets: --pcap FILE DEVICE", 2)
+            raise Unable("packets need both a file and a device, such as: xenfs trace --pcap packets.pcapng alpha/0", 2)
+        if others := [name for name, given in _others(store, domain, device, as_json) if given]:
+            raise Unable(f"--pcap and {others[0]} do not go together", 2)
         capture(point, of, pcap)
         return
     if store and device:
         raise Unable("--store and --device do not go together: grep for the device's nodes", 2)
-    wanted = DeviceFilter(device) if device else None
-    if wanted is not None:  # what is remembered tells whose handle is whose, also of calls before it named its rings
-        for line in records(point, follow=False):
-            wanted.learn(json.loads(line))
+    if domain is not None:
+        _check_domain(point, domain, store=store)
+    wanted = _filter(point, device, follow) if device else None
     for line in operations(point) if store else records(point, follow):
         if wanted is not None:
             wanted.learn(json.loads(line))

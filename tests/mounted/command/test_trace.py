@@ -14,6 +14,7 @@ from tests.mounted.command.lab import PROGRAM, SECONDS, Lab, line_of
 from tests.mounted.mount import until
 
 pytestmark = pytest.mark.timeout(120)
+ALLOC = "from xenfs.domain.mounted import open_domain; open_domain().memory.alloc()"
 
 
 def test_the_trace_for_people_and_for_programs(xen: Lab) -> None:
@@ -25,6 +26,7 @@ def test_the_trace_for_people_and_for_programs(xen: Lab) -> None:
     records = [json.loads(line) for line in xen.fine("trace", "--json").splitlines()]
     assert [record["seq"] for record in records] == list(range(1, len(records) + 1))
     assert xen.fine("trace", "--domain", "1") == ""
+    assert xen.fails("trace", "--domain", "99") == "there is no domain 99"
     assert len(xen.fine("trace", "--domain", "0").splitlines()) == len(records)
 
 
@@ -62,6 +64,7 @@ def test_what_is_done_with_the_store_until_ctrl_c(xen: Lab) -> None:
     _, said = follower.communicate(timeout=10)
     assert (follower.returncode, said) == (130, "")
     assert "do not go together" in xen.fails("trace", "--store", "--device", "vif-0", code=2)
+    assert xen.fails("trace", "--store", "--domain", "99") == "there is no domain 99"
 
 
 def test_following_ends_with_the_machine(xen: Lab) -> None:
@@ -97,3 +100,26 @@ def test_a_trace_into_a_closed_pipe(xen: Lab) -> None:
     )
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
+
+
+def test_a_domain_that_has_gone_is_still_traced(xen: Lab) -> None:
+    domid = xen.fine("domain", "create").strip()
+    xen.fine("exec", domid, "--", "python", "-c", ALLOC)
+    xen.fine("domain", "destroy", domid)
+    assert "alloc_frame" in xen.fine("trace", "--domain", domid)
+
+
+@pytest.mark.parametrize("words", [["--device", "nope"], ["-f", "--device", "nope-0"]])
+def test_a_device_of_a_kind_that_there_is_not(xen: Lab, words: list[str]) -> None:
+    assert "KIND is one of echo, vbd, vif, vusb" in xen.fails("trace", *words)
+
+
+@pytest.mark.parametrize("words", [["beta"], ["--pcap", "-"]])
+def test_packets_need_a_file_and_a_device(xen: Lab, words: list[str]) -> None:
+    assert xen.fails("trace", *words, code=2).endswith("such as: xenfs trace --pcap packets.pcapng alpha/0")
+
+
+@pytest.mark.parametrize("words", [["--store"], ["--domain", "0"], ["--device", "vif-0"], ["--json"]])
+def test_packets_go_with_nothing_else(xen: Lab, words: list[str]) -> None:
+    said = xen.fails("trace", "--pcap", "-", *words, "alpha/0", code=2)
+    assert said == f"--pcap and {words[0]} do not go together"
