@@ -152,6 +152,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a descriptor for each port
+    if words.dom0_frames > words.frames:
+        needs = f"the machine needs at least {words.dom0_frames} frames, which domain 0 has"
+        problem = f"{needs}; --frames gives it {words.frames}"
+        tell(problem)
+        print(f"xenfs: {problem}", file=sys.stderr)
+        return 1
     config = Config(frames=words.frames, dom0_frames=words.dom0_frames, lingering_maps=True)
     options = [option for group in words.options for option in group.split(",") if option]
     try:

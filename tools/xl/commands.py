@@ -11,11 +11,11 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from xenfs.abi.xenfs_op import SetMaxMemory, SetMemory
+from xenfs.abi.xenfs_op import CurrentReservation, MaximumReservation, SetMaxMemory, SetMemory
 from xenfs.commands.child import Silent, ask
 from xenfs.commands.domain import one_of
 from xenfs.commands.failure import Unable, command, tell
-from xenfs.commands.machine import frames, hypercall, within
+from xenfs.commands.machine import frames, within
 from xenfs.commands.place import served
 from xenfs.commands.running import RunDirectory
 from xenfs.domain import Refused
@@ -206,6 +206,13 @@ def mem_set(which: Which, size: Annotated[str, typer.Argument(metavar="MEM", hel
     wanted = mebibytes(size)
 
     def work(root: MountedDomain, point: str, domid: int) -> None:
+        del point
+        most = root.call(MaximumReservation(dom=domid)).frames
+        if wanted * PAGES_PER_MIB > most:
+            raise Unable(
+                f"domain {domid} may have {_in_mib(most)} at most, not {wanted} MiB; "
+                f"xenfs mem-max {which} {wanted} lets it grow so far"
+            )
         root.call(SetMemory(dom=domid, frames=wanted * PAGES_PER_MIB))
         if root.store.exists(f"/local/domain/{domid}/memory/target"):
             root.store.write(f"/local/domain/{domid}/memory/target", str(wanted * 1024))
@@ -215,9 +222,24 @@ def mem_set(which: Which, size: Annotated[str, typer.Argument(metavar="MEM", hel
 
 @command("mem-max")
 def mem_max(which: Which, size: Annotated[str, typer.Argument(metavar="MEM", help="In MiB, or with k, m, g.")]) -> None:
-    """Set what a domain may grow to."""
-    point = served().point
-    hypercall(point, SetMaxMemory(dom=domid_of(which), frames=mebibytes(size) * PAGES_PER_MIB))
+    """Set what a domain may grow to, which is not less than it has."""
+    wanted = mebibytes(size)
+
+    def work(root: MountedDomain, point: str, domid: int) -> None:
+        del point
+        owned = root.call(CurrentReservation(dom=domid)).frames
+        if wanted * PAGES_PER_MIB < owned:
+            raise Unable(
+                f"domain {domid} has {_in_mib(owned)}, and {wanted} MiB at most would be less; "
+                f"xenfs mem-set {which} takes from it first"
+            )
+        root.call(SetMaxMemory(dom=domid, frames=wanted * PAGES_PER_MIB))
+
+    on_domain(which, work)
+
+
+def _in_mib(frames: int) -> str:
+    return f"{frames / PAGES_PER_MIB:.15g} MiB"
 
 
 @command("console")

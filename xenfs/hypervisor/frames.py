@@ -112,13 +112,11 @@ def grow(state: State, domain: Domain, count: int) -> None:
     if not count:
         return  # also for a domain that owns more than its maximum, since that was lowered
     if count > len(state.free):
-        raise NoFrame(
-            "machine", f"domain {domain.domid} wants {count} frames, free are", len(state.free), state.config.frames
-        )
+        few = f"only {len(state.free)} of the machine's {state.config.frames} are free"
+        raise NoFrame("machine", f"domain {domain.domid} wants {count} frames, and {few}")
     if len(domain.frames) + count > domain.max_frames:
-        raise NoFrame(
-            f"domain {domain.domid}", f"{count} frames more are too many", len(domain.frames), domain.max_frames
-        )
+        most = f"it owns {len(domain.frames)} frames and may own {domain.max_frames} at most"
+        raise NoFrame(f"domain {domain.domid}", f"{most}, so that {count} more are too many")
     for start, stop in state.free.take(count):
         domain.frames.add(start, stop)
         domain.idle.add(start, stop)
@@ -203,7 +201,8 @@ def set_memory(state: State, caller: Caller, request: op.SetMemory) -> dict[str,
         grow(state, domain, more)
     elif -more > len(domain.idle):
         used = len(domain.frames) - len(domain.idle)
-        raise FrameInUse(f"{domain}", f"cannot shrink to {request.frames} frames, in use are", used, len(domain.frames))
+        problem = f"it cannot shrink to {request.frames} frames, since more are in use"
+        raise FrameInUse(f"{domain}", problem, used, len(domain.frames))
     else:
         shrink(state, domain, -more)
     return {}
@@ -213,7 +212,8 @@ def set_max_memory(state: State, caller: Caller, request: op.SetMaxMemory) -> di
     """Set the most that a domain may own; what it has above that it keeps, as in Xen."""
     domain = target(state, caller, request.dom)
     if request.frames > state.config.frames:
-        raise Invalid(f"{domain}", "the machine has not so many frames", request.frames, state.config.frames)
+        most = f"the machine has {state.config.frames}"
+        raise Invalid(f"{domain}", f"it cannot grow to {request.frames} frames: {most}")
     domain.max_frames = request.frames
     return {}
 

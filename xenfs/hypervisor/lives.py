@@ -47,7 +47,8 @@ def create_domain(state: State, caller: Caller, request: op.CreateDomain) -> dic
     if domid >= DOMID_FIRST_RESERVED:
         raise Invalid(f"domain {domid}", "the number is reserved", domid, DOMID_FIRST_RESERVED - 1)
     if request.max_frames > state.config.frames:
-        raise Invalid(f"domain {domid}", "the machine has not so many frames", request.max_frames, state.config.frames)
+        most = f"the machine has {state.config.frames}"
+        raise Invalid(f"domain {domid}", f"it cannot grow to {request.max_frames} frames: {most}")
     if domid in state.domains:
         raise DomainExists(f"domain {domid}", f"it exists and is called {state.domains[domid].name}")
     add_domain(state, domid, request)
