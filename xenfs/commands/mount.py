@@ -86,6 +86,8 @@ def mount(
 
     Exit status: 0 mounted; 1 not, and the reason is on stderr; 2 wrong usage.
     """
+    if problem := service.unknown_option(options or []):
+        raise Unable(problem, 2)
     with _alone(place):
         _mount(place, foreground or debug, debug, options or [], frames, dom0_frames, force)
 

@@ -79,7 +79,7 @@ def _clear(point: str) -> None:
 @contextmanager
 def machine(options: Sequence[str], size: int | None, log: BinaryIO, *, keep: bool) -> Iterator[str]:
     """A machine mounted at a place of its own. Raises Unable."""
-    if problem := checks.obstacle():
+    if problem := service.unknown_option(options) or checks.obstacle():
         raise Unable(problem, SETUP_FAILED)
     home = os.path.realpath(tempfile.mkdtemp(prefix="xenfs-"))  # as mountinfo will have it
     point = f"{home}/xen"

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 from xenfs.commands.child import die_with_parent, ready
@@ -14,6 +14,24 @@ from xenfs.commands.failure import Unable
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0
+
+
+FLAGS = (
+    "allow_other", "async", "atime", "default_permissions", "dev", "dirsync", "exec", "noatime", "nodev", "noexec",
+    "nonempty", "nosuid", "ro", "rw", "suid", "sync",
+)  # fmt: skip
+VALUES = ("fsname", "max_read", "subtype")
+"""The options of the mount that libfuse, fusermount and mount(8) all know; libfuse drops what it does not know."""
+
+
+def unknown_option(groups: Iterable[str]) -> str | None:
+    """What is wrong with options of the mount, as -o has them."""
+    for option in (option for group in groups for option in group.split(",") if option):
+        name, valued, _ = option.partition("=")
+        if name not in (VALUES if valued else FLAGS):
+            known = ", ".join(sorted([*FLAGS, *(f"{name}=" for name in VALUES)]))
+            return f"-o {option}: there is no such option; known are {known}"
+    return None
 
 
 def words(point: str, *, frames: int | None, dom0_frames: int | None, options: Sequence[str], debug: bool) -> list[str]:

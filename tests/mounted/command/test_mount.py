@@ -120,8 +120,18 @@ def test_the_log_is_beside_the_mount_and_nobodys_file_is_lost(lab: Lab) -> None:
     assert log.is_symlink()
 
 
-def test_an_option_that_there_is_not(lab: Lab) -> None:
+def test_an_option_without_sense(lab: Lab) -> None:
     assert "cannot mount" in lab.fails("mount", "-o", "max_read=x")
+    assert lab.daemons() == []
+    assert list(lab.home.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["bogus", "ro=1", "fsname", "rw,bogus", "allow_root"])
+def test_an_option_that_there_is_not(lab: Lab, option: str) -> None:
+    said = lab.fails("mount", "-o", option, code=2)
+    assert said.startswith(f"-o {option.removeprefix('rw,')}: there is no such option; known are allow_other, async, ")
+    assert "max_read=" in said
+    assert "there is no such option" in lab.fails("run", "-o", option, "--", "true", code=125)
     assert lab.daemons() == []
     assert list(lab.home.iterdir()) == []
 
@@ -130,6 +140,14 @@ def test_options_reach_the_mount(lab: Lab) -> None:
     lab.fine("mount", "-o", "noexec,noatime")
     line = next(line for line in Path(MOUNTINFO).read_text().splitlines() if lab.point in line)
     assert {"noexec", "noatime"} <= set(line.split()[5].split(","))
+
+
+def test_a_machine_that_is_too_small_for_domain_0(lab: Lab) -> None:
+    said = "the machine needs at least 4096 frames, which domain 0 has; --frames gives it 10"
+    assert lab.fails("mount", "--frames", "10") == said
+    assert lab.fails("run", "--frames", "10", "--", "true", code=125) == said
+    assert list(lab.home.iterdir()) == []
+    lab.fine("mount", "--frames", "10", "--dom0-frames", "10")
 
 
 def test_wrong_usage(lab: Lab) -> None:
