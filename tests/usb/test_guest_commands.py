@@ -77,6 +77,20 @@ def test_controllers_and_devices_by_the_commands(bay: Bay) -> None:
         bay.stage.fine("destroy", str(domid))
 
 
+def test_a_controller_that_was_made_for_a_device_goes_when_nothing_comes_of_it(bay: Bay) -> None:
+    domid = bay.stage.guest("commands", memory=16)
+    try:
+        x = bay.stage
+        for words in (("device=stick:/nix",), ("port=9", "device=loopback:")):
+            x.fails("usbdev-attach", "commands", *words)
+            assert len(x.fine("usb-list", "commands").splitlines()) == 1
+        x.fine("usbctrl-attach", "commands")
+        x.fails("usbdev-attach", "commands", "device=stick:/nix")
+        assert len(x.fine("usb-list", "commands").splitlines()) == 10
+    finally:
+        bay.stage.fine("destroy", str(domid))
+
+
 def test_a_guest_that_cannot_have_its_device_is_not_made(bay: Bay) -> None:
     config = bay.folder / "bad.cfg"
     for line, said in (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -12,6 +12,7 @@ from xenusb import lsusb as listing
 
 from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
+from xenfs.commands.running import RunDirectory
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Device
 from xl import spec, usb
@@ -48,6 +49,24 @@ def _places(root: MountedDomain, domid: int) -> Iterator[tuple[Device, int]]:
                 yield device, number
 
 
+@contextmanager
+def _controller(root: MountedDomain, point: str, domid: int, *, wanted: bool) -> Iterator[None]:
+    """A guest that has none gets one if it is wanted, and loses it again when nothing comes of it."""
+    made = usb.parse("", domid, 0, lambda _: 0)
+    ours = False
+    try:
+        if wanted and not usb.controllers(root.store, domid):
+            with suppress(spec.Taken):  # another command has made it
+                spec.add(root.store, made)
+                ours = True
+            spec.wait_ready(root.store, made, RunDirectory(point))
+        yield
+    except BaseException:
+        if ours and not any(usb.ports(root.store, made.device).values()):  # nor has another command filled it
+            spec.detach(root.store, [made.device], destroy=True)
+        raise
+
+
 @command("usbdev-attach")
 def usbdev_attach(which: Which, words: Words = None) -> None:
     """Plug a USB device into a guest: hostbus= hostaddr= for a real one, or device= for another; controller= port=.
@@ -58,21 +77,16 @@ def usbdev_attach(which: Which, words: Words = None) -> None:
     text = ",".join(words or [])
 
     def work(root: MountedDomain, point: str, domid: int) -> None:
-        del point
         what, controller, port = usb.parse_device(text)
         if domid == 0:
             raise Unable("domain 0 has no frontends here")
-        if not usb.controllers(root.store, domid) and controller in (None, 0):
-            made = usb.parse("", domid, 0, lambda _: 0)
-            with suppress(spec.Taken):  # another command has made it
-                spec.add(root.store, made)
-            spec.wait_ready(root.store, made)
-        for device, number in _places(root, domid):
-            if controller in (None, device.id) and port in (None, number):
-                with suppress(spec.Taken):  # by another command, since we looked
-                    usb.plug(root.store, device, number, what)
-                    return
-        raise Unable(f"usbdev {text!r}: there is no such controller, or no such port of it that is free")
+        with _controller(root, point, domid, wanted=controller in (None, 0)):
+            for device, number in _places(root, domid):
+                if controller in (None, device.id) and port in (None, number):
+                    with suppress(spec.Taken):  # by another command, since we looked
+                        usb.plug(root.store, device, number, what)
+                        return
+            raise Unable(f"usbdev {text!r}: there is no such controller, or no such port of it that is free")
 
     on_domain(which, work)
 
