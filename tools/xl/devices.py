@@ -14,6 +14,7 @@ import typer
 
 from xenfs.commands.escapes import plain
 from xenfs.commands.failure import Unable, command
+from xenfs.commands.running import RunDirectory
 from xenfs.domain import Store
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Device
@@ -45,7 +46,7 @@ def attach_device(kind: str, which: str, words: list[str]) -> None:
                 if wanted.device.id != number:
                     raise
         try:
-            spec.wait_ready(root.store, wanted)
+            spec.wait_ready(root.store, wanted, RunDirectory(point))
         except BaseException:
             spec.detach(root.store, [wanted.device], destroy=True)
             raise

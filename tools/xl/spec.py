@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from xenfs.abi.xenbus import XenbusState
 from xenfs.commands.failure import Unable
+from xenfs.commands.running import RunDirectory
 from xenfs.domain import Refused, Store, Transaction
 from xenfs.xenbus import Device
 from xenfs.xenbus.end import read_state
@@ -111,8 +112,22 @@ def ending(domid: int) -> str:
     return f"/libxl/{domid}/destroying"
 
 
-def wait_ready(store: Store, spec: DeviceSpec) -> None:
-    """Wait for the backend, and for its hotplug. Raises Unable with what is missing."""
+def _absent(place: RunDirectory | None, domid: int) -> str:
+    """Why a backend in a domain may not have come: its supervisor is not there, or has written what it could not do."""
+    name = f"devd-{domid}"
+    pid = place and place.holder(f"{name}.pid")
+    if not (place and pid):
+        return f"is xenfs devd{f' --domain {domid}' if domid else ''} running?"
+    log = place.path / f"{name}.log"
+    where = f"its log {log}" if log.exists() else "what it prints"
+    return f"xenfs devd is running (pid {pid}); why not may be in {where}"
+
+
+def wait_ready(store: Store, spec: DeviceSpec, place: RunDirectory | None = None) -> None:
+    """Wait for the backend, and for its hotplug. Raises Unable with what is missing.
+
+    `place` is where the supervisors of backends leave their traces, to look for one that does not come.
+    """
     device, path = spec.device, spec.device.backend_path
     waiting, other = Waiting(store, path), OtherEnd(store, path)
 
@@ -126,8 +141,8 @@ def wait_ready(store: Store, spec: DeviceSpec) -> None:
         return read_state(store, path) not in (XenbusState.Initialising, XenbusState.Unknown) or failed()
 
     if not waiting.until(offered, INIT_SECONDS):
-        supervisor = f"xenfs devd{f' --domain {device.backend_domid}' if device.backend_domid else ''}"
-        raise Unable(f"{device}: its backend did not come within {INIT_SECONDS:.0f} s: is {supervisor} running?")
+        why = _absent(place, device.backend_domid)
+        raise Unable(f"{device}: its backend did not come within {INIT_SECONDS:.0f} s: {why}")
 
     def plugged() -> bool:
         return other.raw("hotplug-status") == "connected" or failed()

@@ -86,7 +86,7 @@ def create(root: MountedDomain, point: str, config: GuestConfig) -> int:
         for each in devices:
             spec.add(root.store, each)
         for each in devices:
-            spec.wait_ready(root.store, each)
+            spec.wait_ready(root.store, each, RunDirectory(point))
             if each.device.kind == "vusb":
                 usb.wait_plugged(root.store, each.device, usb.ports(root.store, each.device))
         place = RunDirectory(point)
