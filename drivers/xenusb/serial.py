@@ -63,7 +63,7 @@ class Serial(Gadget):
             os.set_blocking(self._master, False)
             if self._link.is_symlink() and str(self._link.readlink()).startswith("/dev/pts/"):
                 self._link.unlink()  # what one before us has left
-            self._link.symlink_to(os.ttyname(self._slave))
+            self._point(os.ttyname(self._slave))
         except BaseException:
             self._close_pty()
             raise
@@ -74,6 +74,12 @@ class Serial(Gadget):
         self._written = 0
         self._listening = Gate(host.loop, self._master, lambda: host.attempt(self._came))
         self._stuck = Gate(host.loop, self._writable.fileno(), lambda: host.attempt(self._room))
+
+    def _point(self, pty: str) -> None:
+        try:
+            self._link.symlink_to(pty)
+        except OSError as error:  # which names the pty first, though it is the link that cannot be made
+            raise OSError(error.errno, error.strerror, str(self._link)) from None
 
     def _came(self) -> None:
         """Listened for only while the guest waits, so that what nobody wants stays in the pty."""

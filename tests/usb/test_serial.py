@@ -305,3 +305,12 @@ def test_what_is_no_link_of_ours_stays(port: Port, tmp_path: Path) -> None:
         port.plug(Serial, "")
     assert (tmp_path / "link").read_text() == "mine"
     assert descriptors() == before
+
+
+def test_a_link_that_cannot_be_made_is_named(port: Port, tmp_path: Path) -> None:
+    there = tmp_path / "plain"
+    there.write_text("mine")
+    with pytest.raises(FileExistsError) as caught:
+        port.plug(Serial, str(there))
+    assert (caught.value.filename, caught.value.filename2) == (str(there), None)
+    assert there.read_text() == "mine"
