@@ -294,6 +294,12 @@ def main(words: list[str]) -> None:
     """Run a program with this backend for every device that it looks for."""
     if not words or words[0].startswith("-"):
         sys.exit("usage: python -m xenusb.pyusb PROGRAM [ARGUMENT…]   (in a guest: xenfs exec DOMID -- …)")
+    try:
+        if not Path(words[0]).is_dir():  # which is a program when it has a __main__.py
+            Path(words[0]).open("rb").close()
+    except OSError as error:
+        print(f"{words[0]}: {error.strerror}", file=sys.stderr)
+        sys.exit(2)
     usb.backend.libusb1.get_backend = get_backend
     sys.argv = words
     sys.path.insert(0, str(Path(words[0]).resolve().parent))

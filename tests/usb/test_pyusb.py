@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import array
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,3 +39,13 @@ def wrote(size: int, answers: Sequence[int]) -> tuple[int, list[int]]:
 def test_a_piece_that_is_not_taken_whole_ends_a_write(size: int, answers: Sequence[int], done: int) -> None:
     found, asked = wrote(size, answers)
     assert (found, len(asked)) == (done, len(answers))
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    for name, why in (("nosuch.py", "No such file or directory"), ("plain/no.py", "Not a directory")):
+        (tmp_path / "plain").touch()
+        done = subprocess.run(
+            [sys.executable, "-m", "xenusb.pyusb", name],
+            capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{name}: {why}\n")
