@@ -25,6 +25,8 @@ from rich.table import Table
 from xenfs.abi.grant_table import GntStatus
 from xenfs.abi.ring import RingFormat
 from xenfs.abi.xen import PAGE_SIZE
+from xenfs.commands.checks import obstacle
+from xenfs.commands.failure import Unable, command
 from xenfs.domain import BareDomain
 from xenfs.ring import BackRing, FrontRing
 
@@ -247,6 +249,7 @@ def perform(stage: Stage, console: Console, requests: int, pages: int) -> None:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
+@command("demo-ring")
 def demo(
     requests: Annotated[int, typer.Option(help="Requests to send through the ring.", min=1)] = 200_000,
     pages: Annotated[int, typer.Option(help="Pages to flip.", min=1, max=512)] = 64,
@@ -260,6 +263,8 @@ def demo(
         stage.close()
         console.print("\nboth domains closed; nothing is left in use")
     elif "XEN" not in os.environ:
+        if problem := obstacle():
+            raise Unable(f"{problem}; or try xenfs demo-ring --in-process, which needs no mount")
         xenfs = [sys.executable, "-m", "xenfs"]
         own = [*xenfs, "demo-ring", "--requests", str(requests), "--pages", str(pages)]
         os.execv(sys.executable, [*xenfs, "run", "--", *own])

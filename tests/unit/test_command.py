@@ -8,6 +8,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 from xenfs.hypervisor.table import ROWS
 
 
@@ -67,3 +69,10 @@ def test_the_demo_shows_a_ring_and_a_flip_and_leaves_nothing() -> None:
     assert "flipped 5 of 5 pages; domain 1 reads: packet 0 … packet 4" in done.stdout
     assert "nothing is left in use" in done.stdout
     assert done.stderr == ""
+
+
+def test_the_demo_without_a_mount_names_the_way_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XEN", raising=False)
+    done = xenfs("demo-ring", before="import xenfs.demo; xenfs.demo.obstacle = lambda: '/dev/fuse: not permitted'")
+    words = "or try xenfs demo-ring --in-process, which needs no mount"
+    assert (done.returncode, done.stderr) == (1, f"xenfs demo-ring: /dev/fuse: not permitted; {words}\n")
