@@ -57,15 +57,18 @@ def _count(number: float) -> str:
     return "-" if number < 0.05 else f"{number:.0f}" if number >= 10 else f"{number:.1f}"
 
 
-def _rate(number: float) -> str:
+def rate(number: float) -> str:
+    """Bytes a second."""
     return "-" if number < 1 else f"{size(number)}/s"
 
 
-def _ago(seconds: float | None) -> str:
+def ago(seconds: float | None) -> str:
+    """How long it is past; nothing for what has not been."""
     return "" if seconds is None else f"{seconds:.0f}s ago" if seconds < 120 else f"{seconds / 60:.0f}m ago"
 
 
-def _percent(number: float) -> str:
+def percent(number: float) -> str:
+    """Of a processor."""
     return f"{number:.0f}%"
 
 
@@ -251,8 +254,8 @@ PANES: Mapping[str, Pane] = MappingProxyType({
                 Column("memory", "MiB", "{:.0f}".format, right=True), Column("granted", "granted", right=True),
                 Column("mapped", "mapped", right=True), Column("in_flight", "flight", right=True),
                 Column("ports", "ports", right=True), Column("devices", "dev", right=True),
-                Column("net", "net", _rate, right=True, least=7), Column("block", "block", _rate, right=True, least=7),
-                Column("usb", "usb", _rate, right=True, least=7), Column("cpu", "cpu", _percent, right=True, least=4),
+                Column("net", "net", rate, right=True, least=7), Column("block", "block", rate, right=True, least=7),
+                Column("usb", "usb", rate, right=True, least=7), Column("cpu", "cpu", percent, right=True, least=4),
             ),
             domains, ("ports",), ("domid", "cpu", "net", "block", "usb", "memory", "name"),
         ),
@@ -300,7 +303,7 @@ PANES: Mapping[str, Pane] = MappingProxyType({
         Pane(
             "store", "the tree of xenstore",
             (
-                Column("path", "path", least=20), Column("value", "value"), Column("changed", "changed", _ago),
+                Column("path", "path", least=20), Column("value", "value"), Column("changed", "changed", ago),
                 Column("watched_by", "watched by", lambda ends: " ".join(map(str, ends))),
             ),
             store, ("store", "watches"),

@@ -11,6 +11,7 @@ from xentop import frames
 from xentop.feed import Event
 from xentop.look import DAEMON, Sample
 from xentop.panes import PANES, Pane, Row, cells, rows
+from xentop.words import counted
 
 GAP = 2
 TRACE = "trace"
@@ -49,20 +50,16 @@ def table(pane: Pane, found: Sequence[Row]) -> Iterator[str]:
         yield line(pane, row, wide)
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def summary(now: Sample) -> str:
     """The machine in one line."""
     living = sum(not domain.dying for domain in now.frames.domains)
     dying = len(now.frames.domains) - living
     used = now.frames.total - now.frames.free
     parts = [
-        _counted(living, "domain") + (f", {dying} dying" if dying else ""),
+        counted(living, "domain") + (f", {dying} dying" if dying else ""),
         f"{used} of {now.frames.total} frames",
-        _counted(len(now.devices), "device"),
-        _counted(len(now.rings), "ring"),
+        counted(len(now.devices), "device"),
+        counted(len(now.rings), "ring"),
         f"hypervisor {now.cpu.get(DAEMON, 0.0):.0f}% cpu",
     ]
     return " \N{MIDDLE DOT} ".join(parts)

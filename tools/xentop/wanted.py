@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from xl import rings
 
-from xentop import frames
+from xentop import frames, words
 from xentop.look import Look, Sample
 from xentop.panes import Row
 
@@ -63,7 +63,7 @@ class Wanted:
             row = newer
         if self.pane == "devices":
             return _device(now, row)
-        return [f"{name:<16} {value}" for name, value in row.items()]
+        return list(words.about(self.pane, row))
 
     def _bytes(self, now: Sample) -> list[str]:
         if self.pane == "pages":
