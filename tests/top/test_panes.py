@@ -51,7 +51,7 @@ def test_a_driver_that_was_restarted_has_no_rate_yet() -> None:
     assert rows("domains", now, before)[0]["block"] == 0
     ring = Ring(1, "vbd-0-ring", 9, 0, 0, 0, 0, 32)
     before, now = (sample(one.time, stats=one.stats, rings=(ring,)) for one in (before, now))
-    assert rows("rings", now, before)[0]["events"] == 0
+    assert rows("rings", now, before)[0]["events"] is None
 
 
 def test_no_rate_is_negative() -> None:
@@ -112,7 +112,21 @@ def test_events_of_a_ring_are_those_of_its_device() -> None:
     before = sample(0.0, rings=(ring(0),), stats={(1, "vbd-0-stats"): first})
     now = sample(4.0, rings=(ring(0),), stats={(1, "vbd-0-stats"): second})
     assert rows("rings", now, before)[0]["events"] == 15
-    assert rows("rings", now, sample(0.0, rings=(ring(0),)))[0]["events"] == 0
+    assert rows("rings", now, sample(0.0, rings=(ring(0),)))[0]["events"] is None
+
+
+def test_events_of_a_device_are_told_once_and_not_of_its_ring_of_control() -> None:
+    names = ("vif-0-ctrl", "vif-0-rx", "vif-0-tx", "vif-1-tx", "vif-10-tx")
+    of = tuple(Ring(1, name, 9, 0, 0, 0, 0, 32) for name in names)
+    before, now = (
+        sample(
+            moment, rings=of, stats={(1, f"vif-{n}-stats"): Stats(role=0, device=1, events_sent=sent) for n in (0, 1)}
+        )
+        for moment, sent in ((0.0, 0), (2.0, 264))
+    )
+    found = rows("rings", now, before)
+    assert [row["events"] for row in found] == [None, 132, None, 132, None]
+    assert [panes.cells(PANES["rings"], row)[8] for row in found] == ["-", "132", "-", "132", "-"]
 
 
 def test_channels_are_pairs() -> None:

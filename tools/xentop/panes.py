@@ -18,6 +18,8 @@ from xentop.look import Key, Ring, Sample, waits
 Row = dict[str, Any]
 BAR = 10
 _OUTSIDE = 1 << 31
+_CONTROL = ("-ctrl", "-conn")
+"""How names of rings end that carry no data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ def size(number: float) -> str:
     return ""
 
 
-def _count(number: float) -> str:
-    return "-" if number < 0.05 else f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+def _count(number: float | None) -> str:
+    return "-" if number is None or number < 0.05 else f"{number:.0f}" if number >= 10 else f"{number:.1f}"
 
 
 def rate(number: float) -> str:
@@ -159,15 +161,21 @@ def _asked(event: int, prod: int) -> bool:
     return 0 < (event - prod) % (1 << 32) < _OUTSIDE
 
 
-def _events(now: Sample, before: Sample | None, ring: Ring) -> float:
-    """Notifications a second of both ends of a ring's device, by its frontend's statistics."""
-    kind, number = ring.name.split("-")[:2]
-    key: Key = (ring.domid, f"{kind}-{number}-stats")
-    new, old = now.stats.get(key), before.stats.get(key) if before is not None else None
-    if new is None or old is None or old.since != new.since:
-        return 0.0
-    seconds = _seconds(now, before)
-    return _per_second(_rung(new), _rung(old), seconds)
+def _events(now: Sample, before: Sample | None) -> dict[Key, float]:
+    """Notifications a second of both ends of each device, by its frontend's statistics, which do not tell its rings
+    apart: at the first of them that carries data.
+    """
+    first: dict[tuple[int, str], str] = {}
+    for ring in now.rings:
+        if not ring.name.endswith(_CONTROL):
+            first.setdefault((ring.domid, "-".join(ring.name.split("-")[:2])), ring.name)
+    found = {}
+    for (domid, device), name in first.items():
+        key: Key = (domid, f"{device}-stats")
+        new, old = now.stats.get(key), before.stats.get(key) if before is not None else None
+        if new is not None and old is not None and old.since == new.since and _seconds(now, before) > 0:
+            found[domid, name] = _per_second(_rung(new), _rung(old), _seconds(now, before))
+    return found
 
 
 def _rung(stats: Stats) -> int:
@@ -175,8 +183,11 @@ def _rung(stats: Stats) -> int:
 
 
 def rings(now: Sample, before: Sample | None) -> Iterator[Row]:
-    """Every ring: its indices, how full it is, and how fast it turns."""
+    """Every ring: its indices, how full it is, and how fast it turns. Events are the device's, at one ring of it; None
+    at the others, of which it is not known.
+    """
     known = {(one.domid, one.name): one for one in before.rings} if before is not None else {}
+    events = _events(now, before)
     for one in now.rings:
         old = known.get((one.domid, one.name))
         same = old is not None and old.frame == one.frame
@@ -186,7 +197,7 @@ def rings(now: Sample, before: Sample | None) -> Iterator[Row]:
             "bar": bar(one.fill, one.slots), "req_prod": one.req_prod, "rsp_prod": one.rsp_prod,
             "req_event": one.req_event, "rsp_event": one.rsp_event,
             "requests": _per_second(turned, 0, _seconds(now, before)) if turned < _OUTSIDE else 0.0,
-            "events": _events(now, before, one), "wants_requests": _asked(one.req_event, one.req_prod),
+            "events": events.get((one.domid, one.name)), "wants_requests": _asked(one.req_event, one.req_prod),
             "wants_responses": _asked(one.rsp_event, one.rsp_prod), "broken": one.fill > one.slots,
         }  # fmt: skip
 
