@@ -88,6 +88,12 @@ def test_once_is_four_panes_without_an_escape(lab: Lab) -> None:
     assert all(word in out for word in (RING, "alpha", "beta", "echo 1/3"))
 
 
+def test_once_does_not_tell_an_age_that_nobody_knows(lab: Lab) -> None:
+    out = fine(lab.point, "--once", "-p", "devices")
+    (line,) = (line for line in out.splitlines() if line.startswith("echo 1/3"))
+    assert line.split()[3:7] == ["Initialising", "-", "Initialising", "-"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_pane_by_its_name(lab: Lab, name: str) -> None:
     out = fine(lab.point, "-b", "-i", "2", "-d", "0.2", "-p", name)

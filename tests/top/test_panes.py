@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from xentop import panes, text
+from xentop import draw, panes, text
 from xentop.look import DeviceState, Ring, Sample
 from xentop.panes import PANES, Row
 from xentop.tables import PortLine
@@ -32,9 +32,11 @@ def test_rates_are_the_difference_of_two_looks() -> None:
     assert (row["block_in"], row["block_out"], row["block"]) == (2000, 500, 2500)
     assert (row["net"], row["usb"]) == (0, 0)
     (alone,) = rows("domains", now)
-    assert alone["block"] == 0
+    assert (alone["block"], alone["net"]) == (None, None), "it is not known, and not 0"
     (same,) = rows("domains", now, now)
-    assert same["block"] == 0
+    assert same["block"] is None
+    assert panes.cells(PANES["domains"], row)[9:] == ["0", "2.4K/s", "0", "-"]
+    assert panes.cells(PANES["domains"], alone)[9:] == ["-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(("device", "key"), [(1, "net"), (2, "block"), (3, "usb")])
@@ -48,7 +50,7 @@ def test_a_driver_that_was_restarted_has_no_rate_yet() -> None:
     first = Stats(role=0, device=2, since=5, bytes_in=5000, events_sent=90)
     again = Stats(role=0, device=2, since=6, bytes_in=6000, events_sent=100)
     before, now = looks(first, again)
-    assert rows("domains", now, before)[0]["block"] == 0
+    assert rows("domains", now, before)[0]["block"] is None
     ring = Ring(1, "vbd-0-ring", 9, 0, 0, 0, 0, 32)
     before, now = (sample(one.time, stats=one.stats, rings=(ring,)) for one in (before, now))
     assert rows("rings", now, before)[0]["events"] is None
@@ -57,7 +59,7 @@ def test_a_driver_that_was_restarted_has_no_rate_yet() -> None:
 def test_no_rate_is_negative() -> None:
     before, now = looks(*(Stats(role=0, device=2, since=5, bytes_in=n, events_sent=n) for n in (5000, 100)))
     assert rows("domains", now, before)[0]["block"] == 0
-    assert rows("domains", before, now)[0]["block"] == 0  # time that goes backwards
+    assert rows("domains", before, now)[0]["block"] is None  # time that goes backwards
 
 
 def test_what_backends_count_is_not_the_guests() -> None:
@@ -74,9 +76,10 @@ def turned(old: Ring, new: Ring, seconds: float = 2.0) -> Row:
 def test_a_ring_turns_so_fast() -> None:
     assert turned(ring(10), ring(30))["requests"] == 10
     assert turned(ring((1 << 32) - 5), ring(15))["requests"] == 10, "indices wrap at 2^32"
-    assert turned(ring(30), ring(10))["requests"] == 0, "a frontend that was restarted begins at 0"
-    assert turned(ring(10), ring(30, frame=8))["requests"] == 0, "another page is another ring"
-    assert rows("rings", sample(1.0, rings=(ring(30),)))[0]["requests"] == 0
+    assert turned(ring(30), ring(10))["requests"] is None, "a frontend that was restarted begins at 0"
+    assert turned(ring(10), ring(30, frame=8))["requests"] is None, "another page is another ring"
+    assert turned(ring(10), ring(10))["requests"] == 0
+    assert rows("rings", sample(1.0, rings=(ring(30),)))[0]["requests"] is None
 
 
 def test_how_full_a_ring_is() -> None:
@@ -222,6 +225,15 @@ def test_sizes(number: int, said: str) -> None:
 )
 def test_ages(seconds: float | None, said: str) -> None:
     assert panes.age(seconds, 60) == said
+
+
+def test_an_age_of_which_nothing_is_known_yet() -> None:
+    assert (panes.age(None, 0.0), panes.age(0.0, 0.0)) == ("-", "0s")
+
+
+def test_what_is_not_known_is_sorted_last() -> None:
+    found = draw.sort([{"cpu": None}, {"cpu": 1.0}, {"cpu": 3.0}, {"cpu": None}], "cpu")
+    assert [row["cpu"] for row in found] == [3.0, 1.0, None, None]
 
 
 def test_every_pane_says_what_it_is_and_can_be_empty() -> None:

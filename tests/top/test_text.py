@@ -7,7 +7,7 @@ import time
 
 import pytest
 from xentop import panes, text
-from xentop.feed import Event
+from xentop.feed import HEAD, Event
 from xentop.look import DAEMON, DeviceState, Sample
 from xentop.panes import PANES
 from xentop.tables import PortLine
@@ -71,6 +71,19 @@ def test_the_machine_in_a_line() -> None:
     said = text.summary(sample(frames=of, devices=devices, rings=(ring(1), ring(2)), cpu={DAEMON: 12.4}))
     dot = "\N{MIDDLE DOT}"
     assert said == f"2 domains, 1 dying {dot} 4000 of 4096 frames {dot} 1 device {dot} 2 rings {dot} hypervisor 12% cpu"
+
+
+def test_the_trace_has_its_head_also_when_nothing_has_come() -> None:
+    assert list(text.report([text.TRACE], full(), None, 60.0))[1:] == ["", HEAD]
+
+
+def test_json_of_the_first_look_does_not_take_what_is_not_known_for_nothing() -> None:
+    said = json.loads(
+        text.as_json(["domains", "rings"], sample(5.0, frames=full().frames, rings=(ring(5),)), None, 0.0)
+    )
+    assert said["hypervisor_cpu"] is None
+    assert all(row[key] is None for row in said["domains"] for key in ("net", "block", "usb", "cpu"))
+    assert [(row["requests"], row["events"]) for row in said["rings"]] == [(None, None)]
 
 
 def test_json_has_numbers_as_numbers() -> None:

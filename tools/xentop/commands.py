@@ -55,7 +55,7 @@ def _batch(point: str, names: list[str], count: int, seconds: float, *, as_json:
             _stand(_FIRST_SECONDS)
         while True:
             now = look.sample(*wants)
-            watched = time.monotonic() - began
+            watched = 0.0 if once else time.monotonic() - began  # the second of --once tells nothing of an age
             events = feed.update() if feed is not None else []
             if as_json:
                 print(text.as_json(names, now, before, watched, events), flush=True)
@@ -87,7 +87,7 @@ def top(
         typer.Option("-d", "--delay", min=0.05, max=3600, help="Seconds between two looks: 1, on the screen 0.5."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="One look, and its rates, and that is all.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A JSON object a look; null: not known yet.")] = False,
     panes: Annotated[str, typer.Option("-p", "--panes", help=f"Of {', '.join(NAMES)}.")] = "",
     web: Annotated[
         int, typer.Option("--web", metavar="PORT", help="The same in a browser, at the address printed.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import overload
+from typing import Any, overload
 
 from rich.text import Text
 
 from xenfs.commands.escapes import plain
 from xentop import frames
-from xentop.feed import Event
+from xentop.feed import HEAD, Event
 from xentop.frames import COLOURS, Line
 from xentop.panes import Pane, Row, cells
 from xentop.text import GAP, heads, line, widths
@@ -131,7 +131,7 @@ MAP = 11
 
 def of_events(found: Sequence[Event]) -> tuple[Text, Lines]:
     """The trace."""
-    head = Text("time             domid  call \N{RIGHTWARDS ARROW} result, or what is done with the store")
+    head = Text(HEAD)
 
     def make(index: int) -> Text:
         event = found[index]
@@ -144,9 +144,10 @@ def of_events(found: Sequence[Event]) -> tuple[Text, Lines]:
 
 
 def sort(rows: list[Row], key: str) -> list[Row]:
-    """By a value: numbers from the largest on, but ids and words from the smallest."""
+    """By a value: numbers from the largest on, and last what is not known; but ids and words from the smallest."""
     if not rows or key not in rows[0]:
         return rows
-    value: Callable[[Row], object] = lambda row: row[key]  # noqa: E731
-    largest_first = isinstance(rows[0][key], int | float) and key not in ("domid", "port", "id")
-    return sorted(rows, key=value, reverse=largest_first)  # type: ignore[arg-type]
+    known = [row for row in rows if row[key] is not None]
+    value: Callable[[Row], Any] = lambda row: row[key]  # noqa: E731
+    largest_first = key not in ("domid", "port", "id") and bool(known) and isinstance(known[0][key], int | float)
+    return sorted(known, key=value, reverse=largest_first) + [row for row in rows if row[key] is None]

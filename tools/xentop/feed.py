@@ -17,6 +17,7 @@ from typing import Any
 from xenfs.commands.trace import DeviceFilter, readable
 from xenfs.xenstore.operation import PREFIX
 
+HEAD = "time             domid  call \N{RIGHTWARDS ARROW} result, or what is done with the store"
 _KEPT = 2000
 _ROOM = 1 << 16
 _TELLING = ("grant_access", "accept_transfer", "alloc_unbound", "name_ring", "map_grant_ref", "bind_interdomain")

@@ -13,11 +13,13 @@ from xl.toolstack import PAGES_PER_MIB
 
 from xenfs.abi.stats import Stats
 from xenfs.abi.xenbus import XenbusState
-from xentop.look import Key, Ring, Sample, waits
+from xentop.look import Key, Sample, waits
 
 Row = dict[str, Any]
 BAR = 10
 _OUTSIDE = 1 << 31
+_BEGUN = 0.5
+"""Seconds of looking that say nothing of how long something has been so."""
 _CONTROL = ("-ctrl", "-conn")
 """How names of rings end that carry no data."""
 
@@ -56,12 +58,12 @@ def size(number: float) -> str:
 
 
 def _count(number: float | None) -> str:
-    return "-" if number is None or number < 0.05 else f"{number:.0f}" if number >= 10 else f"{number:.1f}"
+    return "-" if number is None else "0" if number < 0.05 else f"{number:.0f}" if number >= 10 else f"{number:.1f}"
 
 
-def rate(number: float) -> str:
-    """Bytes a second."""
-    return "-" if number < 1 else f"{size(number)}/s"
+def rate(number: float | None) -> str:
+    """Bytes a second; - when it is not known."""
+    return "-" if number is None else "0" if number < 1 else f"{size(number)}/s"
 
 
 def ago(seconds: float | None) -> str:
@@ -69,13 +71,15 @@ def ago(seconds: float | None) -> str:
     return "" if seconds is None else f"{seconds:.0f}s ago" if seconds < 120 else f"{seconds / 60:.0f}m ago"
 
 
-def percent(number: float) -> str:
-    """Of a processor."""
-    return f"{number:.0f}%"
+def percent(number: float | None) -> str:
+    """Of a processor; - when it is not known."""
+    return "-" if number is None else f"{number:.0f}%"
 
 
 def age(seconds: float | None, watched: float) -> str:
-    """How long; with > when that is only how long we have looked."""
+    """How long; with > when that is only how long we have looked, and - when we have only begun to."""
+    if seconds is None and watched < _BEGUN:
+        return "-"
     before = "" if seconds is not None else ">"
     value = watched if seconds is None else seconds
     return f"{before}{value:.0f}s" if value < 120 else f"{before}{value / 60:.0f}m"
@@ -85,17 +89,20 @@ def _seconds(now: Sample, before: Sample | None) -> float:
     return now.time - before.time if before is not None else 0.0
 
 
-def _per_second(new: int, old: int | None, seconds: float) -> float:
-    return max(0.0, (new - old) / seconds) if old is not None and seconds > 0 else 0.0
+def _per_second(new: int, old: int | None, seconds: float) -> float | None:
+    """A rate; None when it is not known."""
+    return max(0.0, (new - old) / seconds) if old is not None and seconds > 0 else None
 
 
 _MOVED = MappingProxyType({1: "net", 2: "block", 3: "usb"})
 """Kinds of devices by the number in their statistics."""
 
 
-def _moved(now: Sample, before: Sample | None) -> dict[int, dict[str, float]]:
-    """Bytes a second by domain and kind of device, as its frontends count them; into the guest, and out of it."""
-    seconds, found = _seconds(now, before), dict[int, dict[str, float]]()
+def _moved(now: Sample, before: Sample | None) -> dict[int, dict[str, float | None]]:
+    """Bytes a second by domain and kind of device, as its frontends count them; into the guest, and out of it. None
+    where one of them has not been counted twice yet.
+    """
+    seconds, found = _seconds(now, before), dict[int, dict[str, float | None]]()
     for key, stats in now.stats.items():
         kind = _MOVED.get(stats.device)
         if kind is None or stats.role:
@@ -106,8 +113,14 @@ def _moved(now: Sample, before: Sample | None) -> dict[int, dict[str, float]]:
         mine = found.setdefault(key[0], {})
         for way, field in (("in", "bytes_in"), ("out", "bytes_out")):
             rate = _per_second(getattr(stats, field), getattr(old, field) if old else None, seconds)
-            mine[f"{kind}_{way}"] = mine.get(f"{kind}_{way}", 0.0) + rate
+            mine[f"{kind}_{way}"] = _sum(mine.get(f"{kind}_{way}", 0.0), rate)
     return found
+
+
+def _sum(*rates: float | None) -> float | None:
+    """All together; None as soon as one is not known."""
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if len(known) == len(rates) else None
 
 
 def domains(now: Sample, before: Sample | None) -> Iterator[Row]:
@@ -118,13 +131,14 @@ def domains(now: Sample, before: Sample | None) -> Iterator[Row]:
     backs = Counter(state.device.backend_domid for state in now.devices)
     for one in now.frames.domains:
         rates = moved.get(one.domid, {})
+        none = 0.0 if _seconds(now, before) > 0 else None
         yield {
             "domid": one.domid, "name": one.name, "state": one.state, "memory": one.owned / PAGES_PER_MIB,
             "frames": one.owned, "granted": one.granted, "mapped": one.mapped, "in_flight": one.in_flight,
             "dying": one.dying, "ports": ports[one.domid], "devices": fronts[one.domid], "backends": backs[one.domid],
-            "net": rates.get("net_in", 0.0) + rates.get("net_out", 0.0),
-            "block": rates.get("block_in", 0.0) + rates.get("block_out", 0.0),
-            "usb": rates.get("usb_in", 0.0) + rates.get("usb_out", 0.0), **rates, "cpu": now.cpu.get(one.domid, 0.0),
+            "net": _sum(rates.get("net_in", none), rates.get("net_out", none)),
+            "block": _sum(rates.get("block_in", none), rates.get("block_out", none)),
+            "usb": _sum(rates.get("usb_in", none), rates.get("usb_out", none)), **rates, "cpu": now.cpu.get(one.domid),
         }  # fmt: skip
 
 
@@ -161,7 +175,7 @@ def _asked(event: int, prod: int) -> bool:
     return 0 < (event - prod) % (1 << 32) < _OUTSIDE
 
 
-def _events(now: Sample, before: Sample | None) -> dict[Key, float]:
+def _events(now: Sample, before: Sample | None) -> dict[Key, float | None]:
     """Notifications a second of both ends of each device, by its frontend's statistics, which do not tell its rings
     apart: at the first of them that carries data.
     """
@@ -169,11 +183,11 @@ def _events(now: Sample, before: Sample | None) -> dict[Key, float]:
     for ring in now.rings:
         if not ring.name.endswith(_CONTROL):
             first.setdefault((ring.domid, "-".join(ring.name.split("-")[:2])), ring.name)
-    found = {}
+    found = dict[Key, float | None]()
     for (domid, device), name in first.items():
         key: Key = (domid, f"{device}-stats")
         new, old = now.stats.get(key), before.stats.get(key) if before is not None else None
-        if new is not None and old is not None and old.since == new.since and _seconds(now, before) > 0:
+        if new is not None and old is not None and old.since == new.since:
             found[domid, name] = _per_second(_rung(new), _rung(old), _seconds(now, before))
     return found
 
@@ -191,12 +205,12 @@ def rings(now: Sample, before: Sample | None) -> Iterator[Row]:
     for one in now.rings:
         old = known.get((one.domid, one.name))
         same = old is not None and old.frame == one.frame
-        turned = (one.req_prod - old.req_prod) % (1 << 32) if old is not None and same else 0
+        turned = (one.req_prod - old.req_prod) % (1 << 32) if old is not None and same else _OUTSIDE
         yield {
             "domid": one.domid, "name": one.name, "frame": one.frame, "fill": one.fill, "slots": one.slots,
             "bar": bar(one.fill, one.slots), "req_prod": one.req_prod, "rsp_prod": one.rsp_prod,
             "req_event": one.req_event, "rsp_event": one.rsp_event,
-            "requests": _per_second(turned, 0, _seconds(now, before)) if turned < _OUTSIDE else 0.0,
+            "requests": _per_second(turned, 0, _seconds(now, before)) if turned < _OUTSIDE else None,
             "events": events.get((one.domid, one.name)), "wants_requests": _asked(one.req_event, one.req_prod),
             "wants_responses": _asked(one.rsp_event, one.rsp_prod), "broken": one.fill > one.slots,
         }  # fmt: skip

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from xenfs.commands.escapes import plain
 from xentop import frames
-from xentop.feed import Event
+from xentop.feed import HEAD, Event
 from xentop.look import DAEMON, Sample
-from xentop.panes import PANES, Pane, Row, cells, rows
+from xentop.panes import PANES, Pane, Row, cells, percent, rows
 from xentop.words import counted
 
 GAP = 2
@@ -60,7 +60,7 @@ def summary(now: Sample) -> str:
         f"{used} of {now.frames.total} frames",
         counted(len(now.devices), "device"),
         counted(len(now.rings), "ring"),
-        f"hypervisor {now.cpu.get(DAEMON, 0.0):.0f}% cpu",
+        f"hypervisor {percent(now.cpu.get(DAEMON))} cpu",
     ]
     return " \N{MIDDLE DOT} ".join(parts)
 
@@ -73,6 +73,7 @@ def report(
     for name in names:
         yield ""
         if name == TRACE:
+            yield HEAD
             yield from (event.text for event in events)
             continue
         pane = PANES[name]
@@ -86,12 +87,12 @@ def report(
 def as_json(
     names: Sequence[str], now: Sample, before: Sample | None, watched: float, events: Sequence[Event] = ()
 ) -> str:
-    """The same as one JSON object, with numbers as they are."""
+    """The same as one JSON object, with numbers as they are; null for a rate that is not known yet."""
     found: dict[str, object] = {
         "time": time.time(),
         "total": now.frames.total,
         "free": now.frames.free,
-        "hypervisor_cpu": now.cpu.get(DAEMON, 0.0),
+        "hypervisor_cpu": now.cpu.get(DAEMON),
     }
     for name in names:
         if name == TRACE:

@@ -25,9 +25,9 @@ def _flow(kind: str) -> _Words:
     """Bytes a second of a kind of device, both ways; none of a domain that has no such."""
 
     def words(row: Row) -> str:
-        if f"{kind}_in" not in row:
+        into, out = row.get(f"{kind}_in"), row.get(f"{kind}_out")
+        if into is None or out is None:
             return ""
-        into, out = row[f"{kind}_in"], row[f"{kind}_out"]
         return f"{rate(row[kind])}, of which {rate(into)} into the domain and {rate(out)} out of it"
 
     return words
@@ -55,7 +55,7 @@ _LINES: Mapping[str, tuple[tuple[str, _Words], ...]] = MappingProxyType({
         ("net", _flow("net")),
         ("block", _flow("block")),
         ("usb", _flow("usb")),
-        ("processor", lambda row: f"{percent(row['cpu'])} of one"),
+        ("processor", lambda row: f"{percent(row['cpu'])} of one" if row["cpu"] is not None else ""),
     ),
     "events": (
         ("port", lambda row: f"{row['port']} of domain {row['domid']}"),
