@@ -82,23 +82,45 @@ COMMANDS: list[tuple[str, str, object]] = [
 def test_a_command_is_obeyed(screen: Screen, said: str, name: str, value: object) -> None:
     screen.command(said)
     assert attrgetter(name)(screen.app) == value
-    assert "a pane's name" not in screen.text
+    assert not screen.app._notifications
 
 
+NO_COMMAND, NO_DELAY = "there is no command {}: a pane's name, domain N", "{} is no delay: 0.05 to 3600 seconds"
+NO_DOMAIN, NO_COLUMN = "{} is no domain's number", "there is no column {} to sort by: domid, cpu"
 NONSENSE = [
-    "nonsense", "[/b] [red", "sort", "sort nothing", "domain x", "domain \N{SUPERSCRIPT TWO}", "delay 0", "delay -1",
-    "delay x", "delay \N{SUPERSCRIPT TWO}", "delay 1e9", "quit now",
+    ("nonsense", NO_COMMAND.format("nonsense")), ("[/b] [red", NO_COMMAND.format("[/b] [red")),
+    ("sort", NO_COMMAND.format("sort")), ("quit now", NO_COMMAND.format("quit now")),
+    ("foo bar", NO_COMMAND.format("foo bar")), ("sort nothere", NO_COLUMN.format("nothere")),
+    ("domain x", NO_DOMAIN.format("x")), ("domain \N{SUPERSCRIPT TWO}", NO_DOMAIN.format("\N{SUPERSCRIPT TWO}")),
+    ("delay 0", NO_DELAY.format("0")), ("delay -1", NO_DELAY.format("-1")), ("delay x", NO_DELAY.format("x")),
+    ("delay \N{SUPERSCRIPT TWO}", NO_DELAY.format("\N{SUPERSCRIPT TWO}")), ("delay 1e9", NO_DELAY.format("1e9")),
+    ("delay " + "9" * 80, NO_DELAY.format("9" * 23 + "\N{HORIZONTAL ELLIPSIS}")),
 ]  # fmt: skip
 
 
-def test_nonsense_gives_a_message_and_nothing_more(screen: Screen) -> None:
-    for said in NONSENSE:
+def told(screen: Screen) -> list[str]:
+    """The messages that are there."""
+    return [one.message for one in screen.app._notifications]
+
+
+def test_nonsense_gives_a_message_of_what_is_wrong_and_nothing_more(screen: Screen) -> None:
+    for said, message in NONSENSE:
         screen.command(said)
-        screen.until(f"{said}: a pane's name")
-        screen.app.clear_notifications()
+        assert [one[: len(message)] for one in told(screen)] == [message], "one at a time"
+        screen.until(message.split(":")[0].split()[-1][:10])
     assert (screen.app.view.pane, screen.app.view.filter, screen.app.view.sorted) == ("domains", "", {})
     screen.command("")
-    assert "a pane's name" not in screen.text
+    assert not told(screen)
+    screen.pane("store")
+    screen.command("sort nothere")
+    assert told(screen) == ["store has an order of its own"]
+
+
+def test_no_message_lies_over_what_is_typed(screen: Screen) -> None:
+    screen.press("s", "s")
+    assert told(screen) == ["sorted by net"]
+    screen.press(":")
+    assert not told(screen)
 
 
 @pytest.mark.parametrize("said", ["q", "quit"])

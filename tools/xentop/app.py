@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -20,7 +20,7 @@ from xentop import draw, frames, keys, text
 from xentop.detail import Detail
 from xentop.feed import domain_of
 from xentop.look import Look, Sample
-from xentop.observer import Observer, seconds
+from xentop.observer import DELAYS, Observer, seconds
 from xentop.sheet import Sheet
 from xentop.text import NAMES
 from xentop.view import View
@@ -28,6 +28,14 @@ from xentop.wanted import Wanted
 
 __all__ = ["NAMES", "Monitor", "forget_size", "watch"]
 _SILENT_SECONDS = 3.0
+_WARNED_SECONDS = 4.0
+_COMMANDS = "a pane's name, domain N, sort COLUMN, delay SECONDS, quit"
+_LONGEST = 24
+"""Characters of what was typed that are said again."""
+
+
+def _cut(said: str) -> str:
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class Monitor(App[None]):
@@ -203,7 +211,7 @@ class Monitor(App[None]):
     def action_sort(self) -> None:
         """By the next column."""
         if key := self.view.sort_on():
-            self.notify(f"sorted by {key}", timeout=2)
+            self.say(f"sorted by {key}")
             self.draw()
 
     def action_pause(self) -> None:
@@ -221,7 +229,8 @@ class Monitor(App[None]):
         self._asking = mark
         words = self.query_one("#words", Input)
         words.value = self.view.filter if mark == "/" else ""
-        words.placeholder = "filter" if mark == "/" else "pane, domain N, sort COLUMN, delay SECONDS, quit"
+        words.placeholder = "filter" if mark == "/" else _COMMANDS
+        self.clear_notifications()  # they lie over it
         words.add_class("open")
         self.screen.set_focus(words)  # at once, for the next key may be there already
 
@@ -252,16 +261,35 @@ class Monitor(App[None]):
                 self.exit()
             case ["domain", number] if domain_of(number) is not None:
                 self.view.filter = number
+            case ["domain", number]:
+                self.warn(f"{_cut(number)} is no domain's number")
             case ["sort", name] if key := self.view.sort_key(name):
                 self.view.sorted[self.view.pane] = key
+            case ["sort", name]:
+                self.warn(self._no_column(name))
             case ["delay", number] if (delay := seconds(number)) is not None:
                 self.observer.delay = delay
                 self.observer.hurry()
+            case ["delay", number]:
+                self.warn(f"{_cut(number)} is no delay: {DELAYS[0]:g} to {DELAYS[1]:g} seconds")
             case [name] if any(pane.startswith(name) for pane in NAMES):
                 self.action_show(next(pane for pane in NAMES if pane.startswith(name)))
             case _:
-                said = f"{said}: a pane's name, domain N, sort COLUMN, delay SECONDS, or quit"
-                self.notify(said, severity="warning", markup=False)
+                self.warn(f"there is no command {_cut(said)}: {_COMMANDS}")
+
+    def _no_column(self, name: str) -> str:
+        if sorts := self.view.sorts:
+            return f"there is no column {_cut(name)} to sort by: {', '.join(sorts)}"
+        return f"{self.view.pane} has an order of its own"
+
+    def warn(self, said: str) -> None:
+        """Say what is wrong with what was typed."""
+        self.say(said, "warning", _WARNED_SECONDS)
+
+    def say(self, said: str, severity: Literal["information", "warning"] = "information", seconds: float = 2.0) -> None:
+        """For a moment, in place of what was said before."""
+        self.clear_notifications()
+        self.notify(said, severity=severity, timeout=seconds, markup=False)
 
     def action_leave(self) -> None:
         """Close what is open, then take the filter away."""

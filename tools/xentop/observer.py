@@ -14,7 +14,7 @@ from xentop.look import Look, Sample
 from xentop.panes import PANES
 from xentop.wanted import Wanted
 
-_DELAYS = 0.05, 3600.0
+DELAYS = 0.05, 3600.0
 """Seconds: the shortest and the longest time between two looks."""
 
 
@@ -131,4 +131,4 @@ class Observer:
 def seconds(said: str) -> float | None:
     """A time between two looks, None for what is none."""
     value = float(said) if re.fullmatch(r"\d{1,9}(\.\d*)?|\.\d+", said, re.ASCII) else 0.0
-    return value if _DELAYS[0] <= value <= _DELAYS[1] else None
+    return value if DELAYS[0] <= value <= DELAYS[1] else None

@@ -77,9 +77,14 @@ class View:
             return {"frame": self.map[index].first + column - draw.MAP}
         return self.rows[index] if index < len(self.rows) else None
 
+    @property
+    def sorts(self) -> tuple[str, ...]:
+        """By what the pane may be sorted; nothing for one that has its own order."""
+        return PANES[self.pane].sorts if self.pane in PANES else ()
+
     def sort_on(self) -> str:
         """Sort by the next column: which that is, "" for a pane that has its own order."""
-        sorts = PANES[self.pane].sorts if self.pane in PANES else ()
+        sorts = self.sorts
         if not sorts:
             return ""
         place = sorts.index(self.sorted.get(self.pane, sorts[0]))
