@@ -29,7 +29,7 @@ def test_tab_goes_round_and_digits_go_at_once(screen: Screen) -> None:
 
 
 def test_question_mark_tells_the_keys_and_esc_leads_back(screen: Screen) -> None:
-    for leave in ("escape", "q", "enter"):
+    for leave in ("escape", "enter"):
         screen.press("?")
         assert screen.detail == HELP
         screen.press(leave)
@@ -47,6 +47,15 @@ def test_tab_does_nothing_behind_what_is_open(screen: Screen) -> None:
 
 
 def test_q_ends_it(screen: Screen) -> None:
+    screen.press("q")
+    until(lambda: not screen.app.is_running)
+    assert (screen.app.return_code, screen.app.problem) == (0, "")
+
+
+@pytest.mark.parametrize("way", ["?", "enter"])
+def test_q_ends_it_also_where_something_is_open(screen: Screen, way: str) -> None:
+    screen.press(way)
+    assert screen.detail
     screen.press("q")
     until(lambda: not screen.app.is_running)
     assert (screen.app.return_code, screen.app.problem) == (0, "")

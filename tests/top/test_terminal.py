@@ -216,9 +216,9 @@ def test_without_colours_there_is_not_one(lab: Lab, tmp_path: Path) -> None:
         made.until("alpha")
         assert sum(line.startswith("> ") for line in made.lines) == 1
         made.press("Enter")
-        made.until("in_flight")
+        made.until(" MiB, ")
         made.press("Escape")
-        made.until("alpha", none="in_flight")
+        made.until("alpha", none=" MiB, ")
         made.press("q")
         made.ended(0)
     assert _COLOUR.findall(made.raw.read_text(errors="replace")) == []

@@ -20,7 +20,8 @@ class Detail(ModalScreen[None]):
     """More about one thing, made anew as long as it is open."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,enter", "dismiss_detail", "back"),
+        Binding("escape,enter", "dismiss_detail", "back"),
+        Binding("q", "app.quit", "end"),
         Binding("j,down", "scroll(1)", show=False),
         Binding("k,up", "scroll(-1)", show=False),
         Binding("pagedown,space", "scroll(20)", show=False),
