@@ -166,7 +166,9 @@ def test_why_a_device_waits() -> None:
     assert waiting["why"] == f"frontend is to {waiting['front_waits']}; backend is to {waiting['back_waits']}"
     assert (waiting["front_since"], waiting["back_since"]) == ("3s", ">60s")
     wrong = Finding("error", "no-ring", "echo 1/0", "it has none")
-    assert device(state.Connected, state.Connected, wrong)["why"] == "error: echo 1/0: it has none [no-ring]"
+    row = device(state.Connected, state.Connected, wrong)
+    assert row["why"] == "error: it has none [no-ring]", "which device it is stands before"
+    assert row["findings"] == ["error: echo 1/0: it has none [no-ring]"]
     assert device(None, state.Unknown)["front"] == "no state"
 
 

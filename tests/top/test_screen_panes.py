@@ -89,7 +89,8 @@ def test_what_it_is_sorted_by_is_in_sight_on_a_narrow_screen(lab: Lab) -> None:
 @pytest.mark.parametrize("size", SIZES)
 def test_a_device_for_which_there_is_no_devd_says_so(lab: Lab, size: tuple[int, int]) -> None:
     with monitor(lab.point, size, "devices") as screen:
-        screen.until("error: echo 1/3" if size != SMALLEST else "what it waits")
+        screen.until("error: no backend" if size != SMALLEST else "what it waits")
+        assert screen.head.endswith("what it waits for")
         if size != SMALLEST:
             assert screen.line("echo 1/3").count("Initialising") == 2, "both ends"
         if size == LARGE:

@@ -129,7 +129,7 @@ def test_the_mouse(lab: Lab, tmp_path: Path) -> None:
         made.mouse(10, row)
         made.wait(lambda: made.lines[row].startswith(">"))
         made.mouse(10, row)
-        made.until("remote_domid", "unbound")
+        made.until("it waits for domain 0", "unbound")
 
 
 @pytest.mark.parametrize(("key", "status"), [("q", 0), ("C-c", 130)])

@@ -149,8 +149,6 @@ def test_the_monitor_is_in_the_page_and_hears_keys(served: Served, browser: Brow
     page.press("?")
     page.until("another pane")
     assert page.picture() != picture
-    page.press("Escape")
-    page.until(RING)
     page.press("q")
     until(lambda: "-closed" in page.value("document.body.className"), SECONDS)
     until(lambda: served.monitors() == [], SECONDS)

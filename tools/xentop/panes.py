@@ -152,12 +152,13 @@ def devices(now: Sample, before: Sample | None) -> Iterator[Row]:
     for one in now.devices:
         front, back = waits(one)
         wrong = [str(finding) for finding in one.findings]
+        first = next((f"{said.severity}: {said.text} [{said.code}]" for said in one.findings), "")
         steady = one.front is one.back is XenbusState.Connected and not wrong
         yield {
             "device": str(one.device), "kind": one.device.kind, "domid": one.device.domid, "id": one.device.id,
             "backend_domid": one.device.backend_domid, "front": _state(one.front), "front_age": one.front_age,
             "back": _state(one.back), "back_age": one.back_age, "front_waits": front, "back_waits": back,
-            "why": "working" if steady else wrong[0] if wrong else f"frontend is to {front}; backend is to {back}",
+            "why": "working" if steady else first or f"frontend is to {front}; backend is to {back}",
             "findings": wrong,
         }  # fmt: skip
 
@@ -290,7 +291,7 @@ PANES: Mapping[str, Pane] = MappingProxyType({
                 Column("device", "device", least=10), Column("backend_domid", "be", right=True),
                 Column("front", "frontend", least=12), Column("front_since", "since", right=True, least=5),
                 Column("back", "backend", least=12), Column("back_since", "since", right=True, least=5),
-                Column("why", "what it waits for, or what is wrong"),
+                Column("why", "what it waits for"),
             ),
             devices, (), ("domid", "kind", "front", "back"),
         ),
