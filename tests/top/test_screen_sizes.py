@@ -29,6 +29,20 @@ def test_every_pane_fits(lab: Lab, town: Town, size: tuple[int, int]) -> None:
                 assert screen.body[0].startswith(">") or name == "trace"
 
 
+def test_the_line_at_the_top_has_what_matters_and_ends_with_a_whole_part(town: Town) -> None:
+    dot = " \N{MIDDLE DOT} "
+    with monitor(town.point, USUAL) as screen:
+        screen.press("space")
+        for width, ends in ((120, "cpu"), (80, "cpu"), (60, "cpu"), (40, "rings")):
+            screen.resize(width, 24)
+            screen.wait(lambda ends=ends: screen.lines[0].endswith(ends))  # type: ignore[misc]
+            assert " || held  2 domains" in screen.lines[0]
+            assert (dot + "hypervisor " in screen.lines[0]) == (width >= 60)
+        screen.filter("a" * 70)
+        screen.until("/ aaa", none=dot)
+        assert screen.lines[0].endswith("a\N{HORIZONTAL ELLIPSIS}")
+
+
 def test_a_resize_while_it_is_held(lab: Lab) -> None:
     with monitor(lab.point, USUAL) as screen:
         assert "cpu" not in screen.head

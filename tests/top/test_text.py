@@ -73,6 +73,21 @@ def test_the_machine_in_a_line() -> None:
     assert said == f"2 domains, 1 dying {dot} 4000 of 4096 frames {dot} 1 device {dot} 2 rings {dot} hypervisor 12% cpu"
 
 
+def test_what_there_is_no_room_for_is_left_out_with_its_separator_and_the_least_first() -> None:
+    now, dot = full(), " \N{MIDDLE DOT} "
+    whole = text.summary(now)
+    parts = whole.split(dot)
+    assert text.summary(now, len(whole)) == whole
+    seen = [text.summary(now, room) for room in range(len(whole), -1, -1)]
+    assert all(len(said) <= len(whole) - at for at, said in enumerate(seen))
+    assert all(set(said.split(dot)) <= {*parts, ""} for said in seen)
+    assert seen[1] == dot.join(part for part in parts if "ring" not in part)
+    first, last = parts[0], parts[-1]
+    assert text.summary(now, len(first + dot + last)) == first + dot + last
+    assert text.summary(now, len(first)) == first
+    assert text.summary(now, 0) == ""
+
+
 def test_the_trace_has_its_head_also_when_nothing_has_come() -> None:
     assert list(text.report([text.TRACE], full(), None, 60.0))[1:] == ["", HEAD]
 

@@ -34,8 +34,8 @@ _LONGEST = 24
 """Characters of what was typed that are said again."""
 
 
-def _cut(said: str) -> str:
-    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+def _cut(said: str, longest: int = _LONGEST) -> str:
+    return said if len(said) <= longest else f"{said[: longest - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 class Monitor(App[None]):
@@ -132,9 +132,12 @@ class Monitor(App[None]):
             parts.append(f"!! no answer for {silent:.0f} s ")
         if self.observer.paused:
             parts.append("|| held ")
+        room = self.size.width - len(" ".join(parts)) - 1
         if self.view.filter:
-            parts.append(f"/ {self.view.filter} ")
-        parts.append(text.summary(self.now) if self.now is not None else f"looking at {self.point} …")
+            parts.append(f"/ {_cut(self.view.filter, max(1, room - 3))} ")
+            room -= len(parts[-1]) + 1
+        about = text.summary(self.now, room) if self.now is not None else f"looking at {self.point} …"
+        parts += [about] if about else []
         if (said := " ".join(parts)) != self._told:  # each time everything is laid out anew
             self._told = said
             self.query_one("#summary", Static).update(Text(said, style="reverse" if self.problem else ""))
@@ -305,8 +308,8 @@ class Monitor(App[None]):
 
     def on_resize(self) -> None:
         """Fit it in."""
-        if self.now is not None:
-            self.draw()
+        self.tell()
+        self.draw()
 
     def on_unmount(self) -> None:
         """Look no more."""

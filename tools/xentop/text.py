@@ -17,6 +17,9 @@ GAP = 2
 TRACE = "trace"
 """Which is no table."""
 NAMES = (*PANES, TRACE)
+_DOT = " \N{MIDDLE DOT} "
+_MATTERS = (0, 4, 2, 1, 3)
+"""The parts of the line at the top, the most important first."""
 
 
 def widths(pane: Pane, written: Sequence[Sequence[str]]) -> list[int]:
@@ -50,8 +53,8 @@ def table(pane: Pane, found: Sequence[Row]) -> Iterator[str]:
         yield line(pane, row, wide)
 
 
-def summary(now: Sample) -> str:
-    """The machine in one line."""
+def summary(now: Sample, room: int | None = None) -> str:
+    """The machine in one line; with `room`, so many characters of it at the most, what matters least left out."""
     living = sum(not domain.dying for domain in now.frames.domains)
     dying = len(now.frames.domains) - living
     used = now.frames.total - now.frames.free
@@ -62,7 +65,12 @@ def summary(now: Sample) -> str:
         counted(len(now.rings), "ring"),
         f"hypervisor {percent(now.cpu.get(DAEMON))} cpu",
     ]
-    return " \N{MIDDLE DOT} ".join(parts)
+    kept = dict[int, str]()
+    for place in _MATTERS:
+        with_it = {**kept, place: parts[place]}
+        if room is None or len(_DOT.join(with_it.values())) <= room:
+            kept = with_it
+    return _DOT.join(part for _, part in sorted(kept.items()))
 
 
 def report(
