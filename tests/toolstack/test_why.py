@@ -126,11 +126,19 @@ def test_each_is_named(stage: Stage, pair: Pair, begin: Callable[[Pair], None], 
     assert done.returncode == (0 if code == "ring-full" else 1)
 
 
+def test_a_dead_backend_comes_first_and_nothing_says_that_all_is_well(stage: Stage, pair: Pair) -> None:
+    dead_backend(pair)
+    first, *rest = stage.fine("explain", "echo", "1/0").splitlines()
+    assert first.endswith("it is dead; is devd running? [backend-dead]")
+    assert [line.split()[0] for line in rest] == ["frontend", "backend"], "what is in the store, and no more"
+
+
 def test_nothing_is_found_when_all_is_well(stage: Stage, pair: Pair) -> None:
     pair.connect()
     until(lambda: pair.codes() == set())
     said = stage.fine("explain", "echo", "1/0")
     assert "frontend /local/domain/1/device/echo/0: 4 (Connected)" in said.replace("  ", " ")
+    assert said.count("  nothing to do: both ends are connected\n") == 2
     assert "nothing is wrong" in said
     assert stage.fine("lint") == ""
     shown = stage.fine("ring", "1", "echo-0-ring").splitlines()

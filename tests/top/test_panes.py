@@ -7,6 +7,7 @@ from xentop import draw, panes, text
 from xentop.look import DeviceState, Ring, Sample
 from xentop.panes import PANES, Row
 from xentop.tables import PortLine
+from xentop.wanted import Wanted
 from xl.findings import Finding
 
 from tests.top.samples import domain, ring, rows, sample
@@ -163,13 +164,30 @@ def test_why_a_device_waits() -> None:
     state = XenbusState
     assert device(state.Connected, state.Connected)["why"] == "working"
     waiting = device(state.Initialising, state.InitWait, front_age=3.2)
-    assert waiting["why"] == f"frontend is to {waiting['front_waits']}; backend is to {waiting['back_waits']}"
+    assert waiting["why"] == f"frontend {waiting['front_waits']}; backend {waiting['back_waits']}"
+    assert waiting["back_waits"] == "next: wait for the frontend"
     assert (waiting["front_since"], waiting["back_since"]) == ("3s", ">60s")
     wrong = Finding("error", "no-ring", "echo 1/0", "it has none")
     row = device(state.Connected, state.Connected, wrong)
     assert row["why"] == "error: it has none [no-ring]", "which device it is stands before"
     assert row["findings"] == ["error: echo 1/0: it has none [no-ring]"]
     assert device(None, state.Unknown)["front"] == "no state"
+
+
+def test_a_device_of_which_an_end_is_dead_is_not_said_to_be_well() -> None:
+    connected = XenbusState.Connected
+    assert device(connected, connected)["back_waits"] == "nothing to do: both ends are connected"
+    found = Finding("error", "backend-dead", "echo 1/0", "it is dead")
+    state = DeviceState(Device("echo", 1, 0), connected, connected, None, None, (found,))
+    now = sample(devices=(state,))
+    (row,) = rows("devices", now)
+    assert (row["why"], row["front_waits"], row["back_waits"]) == ("error: it is dead [backend-dead]", "", "")
+    said = Wanted("devices", row).describe(now, [row], "")
+    assert said == [
+        "echo 1/0", str(found),
+        "frontend  /local/domain/1/device/echo/0: Connected, >60s",
+        "backend   /local/domain/0/backend/echo/1/0: Connected, >60s",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("front", [None, *XenbusState])

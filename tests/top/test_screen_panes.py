@@ -99,7 +99,7 @@ def test_a_device_for_which_there_is_no_devd_says_so(lab: Lab, size: tuple[int, 
     assert "is devd running in domain 0? [no-backend]" in said
     assert f"{lab.stuck.frontend_path}: Initialising" in said
     assert f"{lab.stuck.backend_path}: Initialising" in said
-    assert "it is to wait for the backend" in said
+    assert "next: wait for the backend" in said
 
 
 def test_how_long_a_state_lasts_and_what_it_is_now(lab: Lab, screen: Screen) -> None:

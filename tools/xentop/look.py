@@ -366,10 +366,10 @@ class Look:
 
 
 def waits(state: DeviceState) -> tuple[str, str]:
-    """In words what each end is to do next, by the tables of its class."""
+    """In words what each end is to do next, by the tables of its class; "" where there is nothing to be said of it."""
     kind = device_class(state.device.kind)
     if kind is None:
-        return "a kind that is not known here", ""
-    front = kind.front[state.front, state.back].value if state.front is not None else "no state"
-    back = kind.back[state.back, state.front].value if state.back is not None else "no state"
+        return "of a kind that is not known here", ""
+    front = findings.step_said(kind.front[state.front, state.back], state.findings) if state.front is not None else ""
+    back = findings.step_said(kind.back[state.back, state.front], state.findings) if state.back is not None else ""
     return front, back

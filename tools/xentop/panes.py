@@ -146,6 +146,11 @@ def _state(state: XenbusState | None) -> str:
     return "no state" if state is None else state.name
 
 
+def _waits(front: str, back: str) -> str:
+    said = (("frontend", front), ("backend", back))
+    return "; ".join(f"{end} {words}" for end, words in said if words) or "no state"
+
+
 def devices(now: Sample, before: Sample | None) -> Iterator[Row]:
     """Every device: where both ends stand, since when, and what each waits for."""
     del before
@@ -158,7 +163,7 @@ def devices(now: Sample, before: Sample | None) -> Iterator[Row]:
             "device": str(one.device), "kind": one.device.kind, "domid": one.device.domid, "id": one.device.id,
             "backend_domid": one.device.backend_domid, "front": _state(one.front), "front_age": one.front_age,
             "back": _state(one.back), "back_age": one.back_age, "front_waits": front, "back_waits": back,
-            "why": "working" if steady else first or f"frontend is to {front}; backend is to {back}",
+            "why": "working" if steady else first or _waits(front, back),
             "findings": wrong,
         }  # fmt: skip
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from xl import rings
+from xl.findings import DEAD
 
 from xentop import frames, words
 from xentop.look import Look, Sample
@@ -73,13 +74,12 @@ class Wanted:
 
 
 def _device(now: Sample, row: Row) -> list[str]:
-    device = next(one.device for one in now.devices if str(one.device) == row["device"])
-    lines = [
-        row["device"],
-        f"frontend  {device.frontend_path}: {row['front']}, {row['front_since']}",
-        f"  it is to {row['front_waits']}",
-        f"backend   {device.backend_path}: {row['back']}, {row['back_since']}",
-        f"  it is to {row['back_waits']}",
-        "",
-    ]
-    return lines + (row["findings"] or ["nothing is wrong with it"])
+    state = next(one for one in now.devices if str(one.device) == row["device"])
+    device, dead = state.device, [str(one) for one in state.findings if one.code in DEAD]
+    lines = [row["device"], *dead]
+    for end, path in (("front", device.frontend_path), ("back", device.backend_path)):
+        lines.append(f"{f'{end}end':<9} {path}: {row[end]}, {row[f'{end}_since']}")
+        if row[f"{end}_waits"]:
+            lines.append(f"  {row[f'{end}_waits']}")
+    rest = [said for said in row["findings"] if said not in dead] or ([] if dead else ["nothing is wrong with it"])
+    return [*lines, "", *rest] if rest else lines

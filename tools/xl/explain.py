@@ -91,15 +91,19 @@ def of_device(root: MountedDomain, point: str, device: Device, kind: DeviceClass
     """Where a device stands."""
     store = root.store
     own, other = read_state(store, device.frontend_path), read_state(store, device.backend_path)
+    found = findings.of_device(store, MountedFacts(point), device)
+    dead = [finding for finding in found if finding.code in findings.DEAD]
+    yield from map(str, dead)
+    steps: dict[str, FrontStep | BackStep] = {}
+    if own is not None and own in _OWN["frontend"]:
+        steps["frontend"] = kind.front[own, other]
+    if other is not None and other in _OWN["backend"]:
+        steps["backend"] = kind.back[other, own]
     for role, path, state in (("frontend", device.frontend_path, own), ("backend", device.backend_path, other)):
         yield f"{role:<9} {path}: {_state(state)}"
-    if own is not None and own in _OWN["frontend"]:
-        yield f"  the frontend is to: {kind.front[own, other].value}"
-    if other is not None and other in _OWN["backend"]:
-        yield f"  the backend is to: {kind.back[other, own].value}"
-    found = findings.of_device(store, MountedFacts(point), device)
-    for finding in found:
-        yield str(finding)
+        if role in steps and (said := findings.step_said(steps[role], found)):
+            yield f"  {said}"
+    yield from (str(finding) for finding in found if finding not in dead)
     if not found:
         yield "nothing is wrong with it that can be seen from here"
 

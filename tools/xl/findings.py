@@ -5,7 +5,7 @@ The same findings serve `xenfs explain`, which asks about one device, and `xenfs
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,11 +19,14 @@ from xenfs.xenbus import Device, PeerProtocolError
 from xenfs.xenbus.device import parse_backend, parse_frontend
 from xenfs.xenbus.end import read_state
 from xenfs.xenbus.keys import Key, OtherEnd, Writer
+from xenfs.xenbus.states import BackStep, FrontStep
 from xl.kinds import device_class
 from xl.rings import slots
 
 S = XenbusState
 ERROR, WARNING = "error", "warning"
+DEAD = ("frontend-dead", "backend-dead")
+"""Codes of findings that a process of a device is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +111,15 @@ def _names(store: Reader, path: str) -> tuple[str, ...]:
 
 
 def of_device(store: Reader, facts: Facts, device: Device) -> list[Finding]:
-    """What is wrong with a device."""
-    return list(_Look(store, facts, device).all())
+    """What is wrong with a device; first that one of its ends is dead, without which the rest would not be."""
+    return sorted(_Look(store, facts, device).all(), key=lambda finding: finding.code not in DEAD)
+
+
+def step_said(step: FrontStep | BackStep, found: Sequence[Finding]) -> str:
+    """What an end does next, in words; "" where it would say that all is well although an end is dead."""
+    if step not in (FrontStep.WORK, BackStep.WORK):
+        return f"next: {step.value}"
+    return "" if any(finding.code in DEAD for finding in found) else f"nothing to do: {step.value}"
 
 
 class _Look:
