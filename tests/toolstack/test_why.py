@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -182,3 +183,38 @@ def test_ports_and_grants(stage: Stage, pair: Pair) -> None:
     assert stage.fails("explain", "grant", "1/999").endswith("domain 1 has no grant 999")
     assert "not DOMID/NUMBER" in stage.fails("explain", "vif", "one")
     assert "not one of" in stage.fails("explain", "pci")
+
+
+BROKEN = {
+    "missing": ("", "No module named 'no_such_driver'"),
+    "raises": ("raise RuntimeError('out of order')", "out of order"),
+}
+
+
+@pytest.mark.parametrize(("program", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_driver_that_cannot_be_loaded_is_told_where_it_is_asked_for_and_no_harm_elsewhere(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, reason: str
+) -> None:
+    if program:
+        (tmp_path / "no_such_driver.py").write_text(program)
+    metadata = tmp_path / "other-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[xenfs.frontends]\ncrc = no_such_driver:CrcFront\n")
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setitem(stage.environment, "PYTHONPATH", path)
+    Path(stage.point, "domains", "1").mkdir()
+    attach(stage.store, Device("crc", 1, 0))
+    why = f"its driver cannot be loaded: {reason}"
+    for words in (("crc",), ("crc", "1/0")):
+        done = stage.xenfs("explain", *words)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"xenfs explain: crc: {why}\n")
+    done = stage.xenfs("lint")
+    assert "Traceback" not in done.stderr
+    assert "crc 1/0: no backend has come" in done.stdout
+    row = stage.fine("top", "--once", "--panes", "devices").splitlines()[-1]
+    assert row.startswith("crc 1/0 ")
+    assert "Initialising" in row
+    assert "no backend has come" in row
+    stage.store.write("/local/domain/0/backend/crc/1/0/state", "2")
+    assert stage.fine("top", "--once", "--panes", "devices").splitlines()[-1].endswith(why)

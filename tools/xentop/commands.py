@@ -7,6 +7,8 @@ import resource
 import select
 import sys
 import time
+from importlib import import_module
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -78,6 +80,14 @@ def _has_screen() -> bool:
     return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 
+def _of_textual(name: str) -> ModuleType:
+    """A module of ours that needs what is installed with xenfs[top] only."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise Unable(f"{error.name} is not installed: pip install 'xenfs[top]'") from None
+
+
 @command("top")
 def top(
     batch: Annotated[bool, typer.Option("-b", "--batch", help="Lines for a pipe, without escapes.")] = False,
@@ -107,17 +117,11 @@ def top(
     _open_many()
     try:
         if web:
-            from xentop.web import serve
-
-            serve(point, web)
+            _of_textual("xentop.web").serve(point, web)
         elif plain or not _has_screen():
             _batch(point, names, 1 if once else count, delay or 1.0, as_json=as_json, once=once or count == 1)
         else:
-            from xentop.app import watch
-
-            watch(point, delay or 0.5, _names(panes)[0] if panes else "domains")
-    except ImportError as error:
-        raise Unable(f"{error.name} is not installed: pip install 'xenfs[top]'") from None
+            _of_textual("xentop.app").watch(point, delay or 0.5, _names(panes)[0] if panes else "domains")
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (Refused, OSError) as error:

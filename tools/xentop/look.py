@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 
 from xl import findings, rings
 from xl.findings import Finding, GrantFacts, PortFacts
-from xl.kinds import device_class
+from xl.kinds import device_class, why_unknown
 from xl.listing import Times, processes
 
 from xenfs.abi.ring import u32
@@ -369,7 +369,7 @@ def waits(state: DeviceState) -> tuple[str, str]:
     """In words what each end is to do next, by the tables of its class; "" where there is nothing to be said of it."""
     kind = device_class(state.device.kind)
     if kind is None:
-        return "of a kind that is not known here", ""
+        return why_unknown(state.device.kind), ""
     front = findings.step_said(kind.front[state.front, state.back], state.findings) if state.front is not None else ""
     back = findings.step_said(kind.back[state.back, state.front], state.findings) if state.back is not None else ""
     return front, back

@@ -9,6 +9,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from xl.kinds import why_unknown
 from xl.toolstack import PAGES_PER_MIB
 
 from xenfs.abi.stats import Stats
@@ -146,7 +147,9 @@ def _state(state: XenbusState | None) -> str:
     return "no state" if state is None else state.name
 
 
-def _waits(front: str, back: str) -> str:
+def _waits(kind: str, front: str, back: str) -> str:
+    if unknown := why_unknown(kind):
+        return unknown
     said = (("frontend", front), ("backend", back))
     return "; ".join(f"{end} {words}" for end, words in said if words) or "no state"
 
@@ -163,7 +166,7 @@ def devices(now: Sample, before: Sample | None) -> Iterator[Row]:
             "device": str(one.device), "kind": one.device.kind, "domid": one.device.domid, "id": one.device.id,
             "backend_domid": one.device.backend_domid, "front": _state(one.front), "front_age": one.front_age,
             "back": _state(one.back), "back_age": one.back_age, "front_waits": front, "back_waits": back,
-            "why": "working" if steady else first or _waits(front, back),
+            "why": "working" if steady else first or _waits(one.device.kind, front, back),
             "findings": wrong,
         }  # fmt: skip
 

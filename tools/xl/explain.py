@@ -24,7 +24,7 @@ from xenfs.xenbus.states import PEERS, BackStep, FrontStep
 from xl import findings, rings, toolstack
 from xl.commands import as_dom0
 from xl.facts import MountedFacts
-from xl.kinds import device_class
+from xl.kinds import FRONTENDS, device_class, known, why_unknown
 
 S = XenbusState
 LOOK_SECONDS = 0.2
@@ -146,6 +146,8 @@ def explain(
     """
     kind = device_class(what)
     if what not in ("evtchn", "grant") and kind is None:
+        if what in known(FRONTENDS):
+            raise Unable(f"{what}: {why_unknown(what)}")
         raise Unable(f"{what}: not one of {KINDS}")
     if not which:
         text = {"evtchn": _PORTS, "grant": _GRANTS}.get(what)

@@ -41,12 +41,28 @@ def check(kind: str) -> None:
         raise Unable(f"{kind}: not one of {', '.join(sorted(there))}")
 
 
+@cache
+def _class(kind: str) -> DeviceClass | str | None:
+    """The class of a kind that others have added; why its driver cannot be loaded; None when there is none."""
+    try:
+        found = _driver(FRONTENDS, kind)
+        return None if found is None else found.CLASS
+    except Exception as error:  # what others have written may raise anything
+        return f"{error}" or type(error).__name__
+
+
 def device_class(kind: str) -> DeviceClass | None:
-    """What is known of a kind: its keys and the order of its states."""
-    if kind in CLASSES:
-        return CLASSES[kind]
-    found = _driver(FRONTENDS, kind)
-    return None if found is None else found.CLASS
+    """What is known of a kind: its keys and the order of its states. None also of one whose driver cannot be loaded."""
+    found = CLASSES[kind] if kind in CLASSES else _class(kind)
+    return found if isinstance(found, DeviceClass) else None
+
+
+def why_unknown(kind: str) -> str:
+    """Why nothing is known of a kind; "" when something is."""
+    if device_class(kind) is not None:
+        return ""
+    found = _class(kind)
+    return f"its driver cannot be loaded: {found}" if isinstance(found, str) else "of a kind that is not known here"
 
 
 def driver(group: str, kind: str, words: list[str], domid: int) -> Callable[[], int] | None:
