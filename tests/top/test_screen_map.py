@@ -30,6 +30,17 @@ def test_the_map_tells_what_every_frame_is_and_whose(lab: Lab, screen: Screen) -
         assert mark in screen.head
 
 
+def test_the_map_fits_the_usual_screen_with_a_legend_of_all_that_is_in_it(lab: Lab) -> None:
+    with monitor(lab.point, USUAL, "pages") as screen:
+        screen.until(" d1 ")
+        assert not screen.sheet.show_horizontal_scrollbar
+        assert marks(screen, lab.ring)[lab.ring % 64] == "R"
+        for mark in ("R ring", "M mapped", "g granted", "o held", "idle", MOVED, "blank free", "+ more"):
+            assert mark in screen.head
+        screen.resize(*LARGE)
+        screen.until("domain 1", "blank free", "d1+ and others")
+
+
 def test_enter_on_a_frame_tells_its_owner_grants_maps_and_bytes(lab: Lab, screen: Screen) -> None:
     screen.pane("pages")
     said = screen.open_frame(lab.mapped).splitlines()

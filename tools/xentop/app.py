@@ -152,7 +152,8 @@ class Monitor(App[None]):
         if view.pane == text.TRACE:
             sheet.show(*view.trace(self.observer.feed))
         elif view.pane == "pages":
-            sheet.show(*view.frames(now, self.before), columns=range(draw.MAP, draw.MAP + frames.WIDTH))
+            shown = view.frames(now, self.before, self.size.width)
+            sheet.show(*shown, columns=range(draw.MAP, draw.MAP + frames.WIDTH))
         else:
             sheet.show(*view.table(now, self.before, time.monotonic() - self.began, self.size.width))
         if (wanted := self.observer.wanted) is not None and isinstance(self.screen, Detail):

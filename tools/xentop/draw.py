@@ -16,6 +16,9 @@ from xentop.panes import Pane, Row, cells
 from xentop.text import GAP, heads, line, widths
 
 _BAD, _BUSY = "bold red", "yellow"
+_ASIDE = 4
+"""Characters of the screen for the mark of the chosen line, and for a scrollbar."""
+_SHORT_LEGEND = f"R ring M mapped g granted o held \N{MIDDLE DOT} idle {frames.MOVED} moved blank free + more"
 _ENOUGH = 20
 """Characters of a long column that are to be in sight; for the others there are h and l."""
 
@@ -99,13 +102,15 @@ def _fit(pane: Pane, wide: Sequence[int], room: int, key: str) -> list[int]:
     return places
 
 
-def of_frames(found: Sequence[Line]) -> tuple[Text, Lines]:
-    """The map of frames."""
-    head = Text(f"{'frame':>6} dom {frames.LEGEND}")
+def of_frames(found: Sequence[Line], width: int) -> tuple[Text, Lines]:
+    """The map of frames. Where there is no room for more than the map, the owners are not told again behind it."""
+    narrow = width - _ASIDE < MAP + frames.WIDTH + len("  domain 32751: 64")
+    head = Text(f"{'frame':>6} dom {_SHORT_LEGEND if narrow else f'{frames.LEGEND}  d1+ and others'}")
 
     def make(index: int) -> Text:
         one = found[index]
-        text = Text(str(one) if one.same else f"{_place(one):>{MAP - 1}} {one.marks}  {one.said()}")
+        said = "" if narrow else f"  {one.said()}"
+        text = Text(str(one) if one.same else f"{_place(one):>{MAP - 1}} {one.marks}{said}")
         styles = [
             "" if owner is None else colour(owner) if mark != frames.MOVED else "reverse bold"
             for mark, owner in zip(one.marks, one.owners, strict=False)
@@ -115,7 +120,8 @@ def of_frames(found: Sequence[Line]) -> tuple[Text, Lines]:
             text.stylize(style, at, at := at + len(list(alike)))
         return text
 
-    return head, Lines(len(found), make, max((one.wide for one in found), default=0))
+    wide = MAP + frames.WIDTH if narrow else max((one.wide for one in found), default=0)
+    return head, Lines(len(found), make, wide)
 
 
 def _place(line: Line) -> str:

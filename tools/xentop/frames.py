@@ -18,7 +18,7 @@ WIDTH = 64
 _BESIDE, _WORDS = 13, 20
 """Characters before and behind a line's frames, and in `domain 32751: 64, ` for one of its owners."""
 MOVED, FREE = "\N{RIGHTWARDS ARROW OVER LEFTWARDS ARROW}", " "
-LEGEND = f"R ring  M mapped by a peer  g granted  o held  \N{MIDDLE DOT} idle  {MOVED} changed hands"
+LEGEND = f"R ring  M mapped by a peer  g granted  o held  \N{MIDDLE DOT} idle  {MOVED} changed hands  blank free"
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "bright_green", "bright_yellow",
            "bright_magenta", "bright_blue", "bright_red")  # fmt: skip
 

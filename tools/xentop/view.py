@@ -34,11 +34,11 @@ class View:
         self.rows = [{"text": event.text, "said": event.said} for event in found]
         return draw.of_events(found)
 
-    def frames(self, now: Sample, before: Sample | None) -> tuple[Text, Sequence[Text]]:
+    def frames(self, now: Sample, before: Sample | None, width: int) -> tuple[Text, Sequence[Text]]:
         """Head and lines of the map."""
         domid = domain_of(self.filter)
         self.map = list(frames.lines(now, before if before is not None and before.runs else None, domid))
-        return draw.of_frames(self.map)
+        return draw.of_frames(self.map, width)
 
     def table(self, now: Sample, before: Sample | None, watched: float, width: int) -> tuple[Text, Sequence[Text]]:
         """Head and lines of any other pane; the machine has been watched for so many seconds."""
