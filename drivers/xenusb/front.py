@@ -117,26 +117,30 @@ class UsbFront(Frontend):
         interface = interface_of(device)
         if there and interface is not None and device.whole is None and interface.number not in device.claims:
             self.disks[device.port] = Storage(
-                self, self.urbs, device, interface, self._disk_name(), lambda: self._unbound(device)
+                self, self.urbs, device, interface, self._disk_name(device.port), lambda: self._unbound(device)
             )
 
     def _unbound(self, device: Attached) -> None:
         self.disks.pop(device.port, None)
 
-    def _disk_name(self) -> str:
-        """The first of sda, sdb … sdz, sdaa … that no disk of the guest has."""
-        taken = set()
+    def _disk_name(self, port: int) -> str:
+        """The one that a usbfront that died had for it, or the first of sda … sdz, sdaa … that no disk has."""
+        taken, before = set(), ""
         for number in self._list("device/vbd"):
             with suppress(ValueError):
                 taken.add(disk_name(int(number)))
         for controller in self._list("device/vusb"):
-            for port in self._list(f"device/vusb/{controller}/disk"):
-                said = OtherEnd(self.store, f"device/vusb/{controller}/disk/{port}").raw(FILE) or ""
-                taken.add(said.rpartition("/")[2])
+            for other in self._list(f"device/vusb/{controller}/disk"):
+                said = OtherEnd(self.store, f"device/vusb/{controller}/disk/{other}").raw(FILE) or ""
+                name = said.rpartition("/")[2]
+                if (controller, other) == (str(self.device.id), str(port)):
+                    before = name
+                else:
+                    taken.add(name)
         taken |= {disk.name for disk in self.disks.values()}
         letters = string.ascii_lowercase
-        names = chain(letters, map("".join, product(letters, letters)))
-        return next(name for name in map("sd{}".format, names) if name not in taken)
+        names = map("sd{}".format, chain(letters, map("".join, product(letters, letters))))
+        return next(name for name in chain([before], names) if name and name not in taken)
 
     def _list(self, path: str) -> tuple[str, ...]:
         with suppress(Refused):

@@ -80,8 +80,11 @@ def _says(handle: object) -> bool:
 def test_after_usbfront_is_killed_the_devices_are_there_again(tmp_path_factory: pytest.TempPathFactory) -> None:
     bay = Bay(tmp_path_factory.mktemp("bay"))
     try:
-        domid = bay.usb_guest("loopback:", f"stick:{bay.image(MiB, 'image')}")
+        sticks = [f"stick:{bay.image(MiB, name)}" for name in ("image", "other")]
+        domid = bay.usb_guest("loopback:", *sticks)
         path = bay.stick(domid, 2)
+        names = [bay.stick(domid, port).name for port in (2, 3)]
+        assert sorted(names) == ["sda", "sdb"]
         for _ in range(2):
             pid = bay.usb_front()
             os.kill(pid, signal.SIGKILL)
@@ -89,6 +92,7 @@ def test_after_usbfront_is_killed_the_devices_are_there_again(tmp_path_factory: 
             bay.stage.until_connected(bay.controller(domid))
             until(partial(changed, partial(bay.stick, domid, 2), path), SECONDS)
             path = bay.stick(domid, 2)
+            until(lambda: [bay.stick(domid, port).name for port in (2, 3)] == names, SECONDS)
             until(lambda: {place.exported.product for place in bay.places(domid)} == {LOOPBACK, STICK}, SECONDS)
             socket = Path(bay.front_key(domid, "xenfs-usb"))
             assert [*socket.parent.parent.glob("usb-*")] == [socket.parent], "the others are taken away"
