@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -57,7 +58,7 @@ class Show:
     def run(self, *words: str, quiet: bool = False) -> str:
         """Run a command to its end, shown unless `quiet`. Raises Failed."""
         if not quiet:
-            self.typed(" ".join(words))
+            self.typed(shlex.join(words))
         try:
             done = subprocess.run(
                 self._words(words), capture_output=True, text=True, timeout=_SECONDS, check=False, env=self.environment
@@ -73,7 +74,7 @@ class Show:
     def start(self, *words: str, quiet: bool = False) -> subprocess.Popen[str]:
         """Start a command that goes on; its output is the caller's to read."""
         if not quiet:
-            self.typed(" ".join(words) + " &")
+            self.typed(f"{shlex.join(words)} &")
         return subprocess.Popen(self._words(words), stdout=subprocess.PIPE, text=True, env=self.environment)
 
     def devd(self, log: BinaryIO) -> None:
