@@ -110,7 +110,7 @@ class BlkBack(Backend):
             number = len(self._queues)
             ring = self.map_ring(f"queue {number}", refs, layout)
             channel = self.bind_channel(port, lambda number=number: self._event(number))  # type: ignore[misc]
-            queue = Queue(ring, channel, grants, disk, workers, self.counters)
+            queue = Queue(ring, channel, grants, disk, workers, self.counters, self.later)
             self.held.callback(queue.close)
             self._queues.append(queue)
         self._queues[0].alone = len(self._queues) == 1 and len(os.sched_getaffinity(0)) > 1

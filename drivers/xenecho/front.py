@@ -37,7 +37,7 @@ class EchoFront(Frontend):
                     self.count = (number + 1) % (1 << 32)
             if not self.ring.final_check():
                 break
-        self.loop.later(self.pause, lambda: self.attempt(self.send))
+        self.later(self.pause, self.send)
 
 
 if __name__ == "__main__":

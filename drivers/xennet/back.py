@@ -113,7 +113,7 @@ class NetBack(Backend):
             tx_channel = rx_channel = self.bind_channel(int(their["event-channel"]), self._both)
         else:
             raise PeerProtocolError(f"{self.other_path}/event-channel is missing", errno.ENOENT)
-        self.transmit = Transmit(tx_ring, tx_channel, pages, self.tap.fd, self.counters, self.loop)
+        self.transmit = Transmit(tx_ring, tx_channel, pages, self.tap.fd, self.counters, self._later)
         self.transmit.sources = Sources(parse_mac(str(self.config["mac"])), self._networks())
         if self.config["rate"]:
             self.transmit.credit = Credit(*(int(word) for word in str(self.config["rate"]).split(",")))
@@ -145,7 +145,7 @@ class NetBack(Backend):
     def _later(self, seconds: float, call: Call) -> None:
         """Call some time from now, if this connection is still there."""
         of = self.receive
-        self.loop.later(seconds, lambda: self.attempt(call) if self.receive is of else None)
+        self.later(seconds, lambda: call() if self.receive is of else None)
 
     def _look_later(self) -> None:
         """The guest does not say when it has posted pages."""
@@ -200,7 +200,7 @@ class NetBack(Backend):
 
     def _control_later(self) -> None:
         control = self.control
-        self.loop.later(0, lambda: self.attempt(control.go_on))
+        self.later(0, control.go_on)
 
     def _offload(self, tap: Tap, their: Values) -> None:
         """What the guest can take unfinished."""

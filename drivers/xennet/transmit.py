@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from xenfs.abi.netif import TX, Status, TxFlag
 from xenfs.domain import Channel, Refused, Region
 from xenfs.ring import BackRing
-from xenfs.xenbus import Loop
 from xenfs.xenbus.counters import Counters
+from xenfs.xenbus.loop import Call
 from xennet.headers import HEADERS_MAX, HEADERS_MIN, parse, vnet
 from xennet.packets import Batch, Packet
 from xennet.pages import Pages
@@ -31,7 +31,10 @@ _BLANK, _VALID = int(TxFlag.csum_blank), int(TxFlag.data_validated)
 _SLOT = TX.request.size
 _BATCH = 72
 """Slots after which answers are published, so that the guest goes on while the next packets are being sent."""
+_ROUNDS = 32
+"""How often the ring is emptied in one go: a guest may never stop sending, and others want to be heard."""
 _REMEMBERED = 8192
+Later = Callable[[float, Call], None]
 Capture = Callable[[Sequence[bytes | memoryview], bool], None]
 
 
@@ -48,10 +51,13 @@ class Ready:
 class Transmit:
     """One transmit ring, from a guest to a TAP."""
 
-    def __init__(self, ring: BackRing, channel: Channel, pages: Pages, fd: int, counters: Counters, loop: Loop) -> None:
-        """`fd`: the TAP's file."""
+    def __init__(
+        self, ring: BackRing, channel: Channel, pages: Pages, fd: int, counters: Counters, later: Later
+    ) -> None:
+        """`fd`: the TAP's file; `later` has something called some seconds from now."""
         self._ring, self._channel, self._pages, self._fd = ring, channel, pages, fd
-        self._counters, self._loop = counters, loop
+        self._counters, self._later = counters, later
+        self._going_on = False
         self._known: dict[bytes, Ready] = {}
         self._generation = -1
         self._waiting: deque[Ready] = deque()
@@ -66,7 +72,7 @@ class Transmit:
         """Send what is queued, until there is nothing more. Raises PeerProtocolError and PeerRingError."""
         if self._waiting:
             return  # a timer goes on with it
-        while True:
+        for _ in range(_ROUNDS):
             data = self._ring.take_bytes()
             if data:
                 self._counters.requests += len(data) // _SLOT
@@ -78,7 +84,20 @@ class Transmit:
                     break
             elif not self._ring.final_check():
                 break
+        else:
+            self._rest()
         self._counters.write()
+
+    def _rest(self) -> None:
+        """Let others have their turn before there is more of the same."""
+        if not self._going_on:
+            self._going_on = True
+            self._later(0, self._again)
+
+    def _again(self) -> None:
+        self._going_on = False
+        if not self.closed:
+            self.work()
 
     def _batch(self, batch: Batch) -> None:
         at, end = 0, len(batch)
@@ -107,7 +126,7 @@ class Transmit:
     def _has_credit(self, found: Ready) -> bool:
         if self.credit is None or not (wait := self.credit.take(found.packet.size, time.monotonic_ns())):
             return True
-        self._loop.later(wait / 1e9, self.go_on)
+        self._later(wait / 1e9, self.go_on)
         return False
 
     def go_on(self) -> None:

@@ -92,11 +92,11 @@ class UsbBack(Backend):
         self._tell()
         if self._requests is not None and self._requests.work() and not self._going_on:
             self._going_on = True
-            self.loop.later(0, self._go_on)  # after whatever else there is to do
+            self.later(0, self._go_on)  # after whatever else there is to do
 
     def _go_on(self) -> None:
         self._going_on = False
-        self.attempt(self._work_on)
+        self._work_on()
 
     def plugged(self, port: Port, speed: Speed) -> None:
         """What is in a port has changed: the frontend is told, as soon as it wants to know."""

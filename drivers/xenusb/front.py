@@ -88,7 +88,7 @@ class UsbFront(Frontend):
             self.counters.events_sent += 1
             self._channel.notify()
         if ring.final_check():  # more already: after whatever else there is to do
-            self.loop.later(0, lambda: self.attempt(self._event))
+            self.later(0, self._event)
 
     def _changed(self, device: Attached) -> None:
         """A device is there, for the first time or again; unless it was unplugged meanwhile."""

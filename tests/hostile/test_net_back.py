@@ -300,3 +300,17 @@ def test_a_rate_holds_back_and_everything_arrives(host: Host) -> None:
         found = slow.send(*[(slow.refs[0], 0, 0, number, 1500) for number in range(200)])
         assert found == [(number, OKAY) for number in range(200)]
         assert slow.stats().units_in <= 200
+
+
+def test_a_ring_that_breaks_while_its_packets_are_held_back_stops_the_device(host: Host) -> None:
+    with host.guest(",rate=8Mb/s@10ms") as slow:
+        slow.connect()
+        slow.put(0, bytes(PAGE_SIZE))
+        for number in range(200):
+            slow.tx.ring.push(slow.refs[0], 0, 0, number, 1500)
+        slow.tx.publish()
+        slow.channels[0].notify()
+        until(lambda: slow.stats().requests == 200)
+        slow.tx.raw.jump("req_prod", 1000)
+        slow.until_stopped("req_prod")
+        slow.again()

@@ -282,6 +282,10 @@ class End(ABC):
         if self._guarded(did):
             self.step()
 
+    def later(self, seconds: float, call: Call) -> None:
+        """Call once, some time from now, perhaps after the connection has ended. What goes wrong closes the device."""
+        self.loop.later(seconds, lambda: self.attempt(call))
+
     def hear(self, channel: Channel, call: Call) -> Channel:
         """Hold an event channel, and call when it rings."""
         self.held.callback(channel.close)
