@@ -5,6 +5,7 @@ from __future__ import annotations
 from operator import attrgetter
 
 import pytest
+from textual.widgets import Tabs
 from xentop.app import NAMES
 from xentop.keys import HELP
 
@@ -44,6 +45,19 @@ def test_tab_does_nothing_behind_what_is_open(screen: Screen) -> None:
     screen.press("escape")
     assert not screen.app.query("#words.open")
     assert "alpha" in said
+
+
+def test_keys_that_come_all_at_once(screen: Screen) -> None:
+    """What is open is of the pane that is seen, whichever of the two was asked for first."""
+    for number, name in enumerate(NAMES, 1):
+        for other in range(1, len(NAMES) + 1):
+            screen.pane(name)
+            screen.burst("enter", str(other), "enter", str(number))
+            screen.look()
+            wanted = screen.app.observer.wanted
+            assert wanted is None or wanted.pane == screen.app.view.pane
+            assert screen.app.query_one(Tabs).active == screen.app.view.pane
+            screen.press("escape")
 
 
 def test_q_ends_it(screen: Screen) -> None:

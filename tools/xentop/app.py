@@ -193,24 +193,24 @@ class Monitor(App[None]):
         self.sheet.open()
 
     def action_pane(self, by: int) -> None:
-        """The next pane; not behind what is open."""
-        if isinstance(self.screen, Detail):
-            return
+        """The next pane."""
         self.action_show(NAMES[(NAMES.index(self.view.pane) + by) % len(NAMES)])
 
     def action_show(self, name: str) -> None:
-        """This pane."""
-        self.query_one(Tabs).active = name
-
-    def on_tabs_tab_activated(self, message: Tabs.TabActivated) -> None:
-        """A pane was chosen, by key or mouse."""
-        if message.tab.id and message.tab.id != self.view.pane:
-            self.view.pane = message.tab.id
+        """This pane, at once, for the next key may be there already; not behind what is open."""
+        if name != self.view.pane and not isinstance(self.screen, Detail):
+            self.view.pane = name
             self.before = None
             self.sheet.cursor = 0
             self.sheet.scroll_home(animate=False)
             self.observer.turn_to(self.view.pane)
             self.draw()
+        self.query_one(Tabs).active = self.view.pane
+
+    def on_tabs_tab_activated(self, message: Tabs.TabActivated) -> None:
+        """A pane was chosen with the mouse; or by a key, and then another may have been since."""
+        if message.tab.id and message.tab.id == self.query_one(Tabs).active:
+            self.action_show(message.tab.id)
 
     def action_sort(self) -> None:
         """By the next column."""
