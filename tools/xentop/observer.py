@@ -96,7 +96,10 @@ class Observer:
     def _turn(self, look: Look) -> None:
         """Look, when it is time; and at the bytes of what is wanted, once while all is held."""
         once, self._once = self._once, False
-        sample = self._sample(look) if once or not self.paused or self._last is None else None
+        needed = once or self._last is None
+        sample = self._sample(look) if needed or not self.paused else None
+        if self.paused and not needed:
+            sample = None  # it was to hold still before all of this was seen
         wanted = self.wanted
         fresh = sample is not None or (wanted is not None and not wanted.read)
         if fresh and wanted is not None:
