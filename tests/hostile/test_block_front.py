@@ -36,6 +36,7 @@ class DiskBack:
     """The backend: this process. It answers when a test says so."""
 
     def __init__(self, folder: Path, held: ExitStack) -> None:
+        self.folder = folder
         mount = Mount(folder / "xen", 1 << 15)
         held.callback(mount.close)
         mount.arm(300)
@@ -62,6 +63,8 @@ class DiskBack:
         for process in self.started:  # which may have waited for the disk, that has gone
             process.kill()
             process.communicate()
+        for folder in self.folder.glob("disk-*"):  # as the toolstack does: who is killed as it mounts leaves that
+            subprocess.run(["fusermount", "-uzq", folder], check=False, stderr=subprocess.DEVNULL)
         self.root.call(DestroyDomain(dom=self.domid))
 
     def set_state(self, state: S) -> None:
