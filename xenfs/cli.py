@@ -6,6 +6,7 @@ is in nobody's way.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points, version
@@ -66,5 +67,7 @@ def app(only: str = "") -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command."""
+    """Run the command. What the encoding of the output has no sign for is told by its number."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.encoding.lower().startswith("utf"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app(sys.argv[1] if len(sys.argv) > 1 else "")()

@@ -88,6 +88,13 @@ def test_once_is_four_panes_without_an_escape(lab: Lab) -> None:
     assert all(word in out for word in (RING, "alpha", "beta", "echo 1/3"))
 
 
+def test_what_an_encoding_has_no_sign_for_is_told_by_its_number(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    out = fine(lab.point, "--once")
+    assert "\\xb7" in out
+    assert out.isascii()
+
+
 def test_once_does_not_tell_an_age_that_nobody_knows(lab: Lab) -> None:
     out = fine(lab.point, "--once", "-p", "devices")
     (line,) = (line for line in out.splitlines() if line.startswith("echo 1/3"))
