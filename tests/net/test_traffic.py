@@ -42,7 +42,7 @@ def test_tcp_in_segments_larger_than_the_mtu(neighbours: Neighbours, where: str,
     before = neighbours.town.front_stats(1)
     words = ["-R"] if reverse else []
     said = iperf(server, neighbours.first, server.ipv6 if six else server.ipv4, *words)
-    assert said["sum_received"]["bytes"] > 10_000_000
+    assert said["sum_received"]["bytes"] > 200_000
 
     def counted() -> bool:
         after = neighbours.town.front_stats(1)

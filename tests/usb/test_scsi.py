@@ -402,11 +402,10 @@ def test_what_is_missing_of_a_command_is_0(unit: Scsi) -> None:
 def units(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scsi]]:
     """For examples that come one after the other."""
     path = tmp_path_factory.mktemp("scsi")
-    full, nothing = str(image(path / "image")), str(image(path / "empty", 0))
     with (
-        closing(FileDisk(full)) as disk,
-        closing(FileDisk(full, readonly=True)) as protected,
-        closing(FileDisk(nothing)) as empty,
+        closing(FileDisk(str(image(path / "image")))) as disk,
+        closing(FileDisk(str(image(path / "protected")), readonly=True)) as protected,
+        closing(FileDisk(str(image(path / "empty", 0)))) as empty,
     ):
         yield {"whole": power_on(disk), "protected": power_on(protected), "empty": power_on(empty)}
 
