@@ -17,7 +17,8 @@ from xenfs.xenbus.classes import VUSB
 from xenfs.xenbus.end import Log, Values, to_stderr
 from xenusb.hub import Attached, Hub
 from xenusb.server import Server
-from xenusb.storage import Storage, interface_of
+from xenusb.storage import Storage
+from xenusb.unit import interface_of
 from xenusb.urbs import PAGES, Urbs
 
 PORT = "port"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from xenfs.abi.usbif import Status
 from xenusb.hub import Attached, Hub
-from xenusb.storage import interface_of
+from xenusb.unit import interface_of
 from xenusb.usbip import Code
 
 BUSY, GONE, NOT_FOUND = -errno.EBUSY, -errno.ENODEV, -errno.ENOENT

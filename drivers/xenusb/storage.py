@@ -1,85 +1,32 @@
-"""The driver of a stick in usbfront: SCSI by the bulk-only transport, under the same file and block device as a vbd's.
-
-A command, its data and its status are asked for at once, so that one wake-up of the backend does all three. What goes
-wrong is taken up step by step: a halted endpoint is cleared and the status asked for again; what that does not mend, a
-reset does; what was not done is done again, a few times.
-"""
+"""The driver of a stick in usbfront: a disk, under the same file and block device as a vbd's."""
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from xenblk.guest_disk import GuestDisk
-from xenblk.pool import Slot
 from xenblk.shadow import Wish
 
 from xenfs.abi.blkif import SECTOR_SIZE
 from xenfs.abi.blkif import Op as BlockOp
-from xenfs.abi.usbif import PipeType, Status
 from xenfs.xenbus import Frontend, LocalDeviceError
-from xenusb import bulk_only
-from xenusb.bulk_only import PASSED, Command, Outcome
-from xenusb.descriptors import CLASS, TO_INTERFACE, Endpoint, Interface, Setup
+from xenusb.descriptors import Interface
 from xenusb.hub import Attached
+from xenusb.unit import Job, Steps, Unit
 from xenusb.urbs import MOST, Urbs, Want
 
-_TRIES = 4
 _SECONDS = 30.0
 """How long a command may take (Linux's SD_TIMEOUT)."""
 _LARGEST = 4 * MOST
 """Bytes of one command: so many requests fit into the ring together with two more."""
-_SENSE_SIZE = 18
-_UNIT_ATTENTION = 6
 _NO_SUCH_COMMAND, _BECOMING_READY = (5, 0x20, 0), (2, 0x04, 0x01)
 _PAUSE, _PAUSES = 0.5, 200
 """How long is waited for a disk that comes up to speed, before it is asked again, and how often (Linux's sd has the
 patience of 100 s).
 """
-
-
-class Verdict(Enum):
-    """What became of a command."""
-
-    done = auto()
-    refused = auto()
-    """The device says that it was not done; sense tells why."""
-    broken = auto()
-    """Neither: the device is to be reset."""
-    gone = auto()
-
-
-@dataclass(slots=True)
-class Job:
-    """One command and its data: bytes `at` to `at + size` of a wish, or an answer that comes into `data`."""
-
-    words: bytes
-    size: int = 0
-    inward: bool = True
-    wish: Wish | None = None
-    at: int = 0
-    data: bytes = b""
-
-
-def interface_of(device: Attached) -> Interface | None:
-    """The interface of a stick, when the device has one."""
-    wanted = (bulk_only.KLASS, bulk_only.SUBCLASS, bulk_only.PROTOCOL)
-    found = device.configuration
-    for one in found.interfaces if found else ():
-        if (one.klass, one.subclass, one.protocol) == wanted and not one.alternate:
-            ends = [end for end in one.endpoints if end.type is PipeType.bulk]
-            if {end.inward for end in ends} == {True, False}:
-                return one
-    return None
-
-
-Steps = Generator[list[Want], None, bool]
-"""Lists of transfers that are asked for together, an empty one for a pause; whether it was done."""
 
 
 class Storage:
@@ -91,20 +38,14 @@ class Storage:
         """Have the interface, and find out what the disk is like. `left` is called when it is let go of."""
         self._end, self._urbs, self._device, self._left = end, urbs, device, left
         self._interface, self.name = interface, name
-        self._in = next(e for e in interface.endpoints if e.inward and e.type is PipeType.bulk)
-        self._out = next(e for e in interface.endpoints if not e.inward and e.type is PipeType.bulk)
+        self._unit = Unit(device, interface, lambda: self._gone or self._suspended)
         self.flush: BlockOp | None = BlockOp.flush_diskcache
         self.discards = False
         self.disk: GuestDisk | None = None
         self.path = f"{end.path}/disk/{device.port}"
         self._wishes: deque[Wish] = deque()
-        self._tag = 0
         self._running = self._gone = False
         self._suspended = False
-        self._why = ""
-        """What was wrong with the last command that was not done."""
-        self._sense: tuple[int, int, int] | None = None
-        """And what the device said of that: key, additional code and its qualifier."""
         self._failing = False
         self._wanting: list[Callable[[str], None]] = []
         """Those who want the device, while the disk is being taken away."""
@@ -263,37 +204,37 @@ class Storage:
 
     def _begin(self) -> Steps:
         """Who are you, are you ready, how large, and may you be written."""
-        if not (yield from self._do(Job(b"\x12\0\0\0\x24\0", 36))) or not (yield from self._is_ready()):
+        if not (yield from self._unit.do(Job(b"\x12\0\0\0\x24\0", 36))) or not (yield from self._is_ready()):
             return False
         capacity = Job(b"\x25".ljust(10, b"\0"), 8)
-        if not (yield from self._do(capacity)) or len(capacity.data) < 8:
+        if not (yield from self._unit.do(capacity)) or len(capacity.data) < 8:
             return False
         last, block = struct.unpack(">II", capacity.data)
         if last == 0xFFFFFFFF:
             more = Job(b"\x9e\x10".ljust(13, b"\0") + b"\x20\0\0", 32)
-            if not (yield from self._do(more)) or len(more.data) < 12:
+            if not (yield from self._unit.do(more)) or len(more.data) < 12:
                 return False
             last, block = struct.unpack(">QI", more.data[:12])
         if block not in (512, 1024, 2048, 4096) or (last + 1) * block >= 1 << 63:
             self._end.log(f"{self._end!r}: port {self._device.port}: {last + 1} blocks of {block} bytes: no disk")
             return False
         mode = Job(b"\x1a\0\x3f\0\xc0\0", 192)
-        readonly = (yield from self._do(mode)) and len(mode.data) > 2 and bool(mode.data[2] & 0x80)
+        readonly = (yield from self._unit.do(mode)) and len(mode.data) > 2 and bool(mode.data[2] & 0x80)
         self._geometry = SimpleNamespace(blocks=last + 1, block=block, readonly=readonly)
         return True
 
     def _is_ready(self) -> Steps:
         for _ in range(_PAUSES):
-            if (yield from self._do(Job(bytes(6)))):
+            if (yield from self._unit.do(Job(bytes(6)))):
                 return True
-            if self._sense != _BECOMING_READY:
+            if self._unit.sense != _BECOMING_READY:
                 break
             yield []
         return False
 
     def _fulfil(self, wish: Wish) -> Steps:
         if not wish.size:
-            return (yield from self._do(Job(b"\x35".ljust(10, b"\0")))) or self._has_no_cache()
+            return (yield from self._unit.do(Job(b"\x35".ljust(10, b"\0")))) or self._has_no_cache()
         writes = wish.op == BlockOp.write
         while wish.next < wish.size:
             size = min(wish.size - wish.next, _LARGEST)
@@ -303,14 +244,14 @@ class Storage:
                 words = struct.pack(">BBIBHB", 0x2A if writes else 0x28, 0, first, 0, size // block, 0)
             else:
                 words = struct.pack(">BBQIBB", 0x8A if writes else 0x88, 0, first, size // block, 0, 0)
-            if not (yield from self._do(Job(words, size, not writes, wish, wish.next))):
+            if not (yield from self._unit.do(Job(words, size, not writes, wish, wish.next))):
                 return False
             wish.next += size
         return True
 
     def _has_no_cache(self) -> bool:
         """Whether the device does not know the command, and so has no cache to be written (as Linux's sd takes it)."""
-        if self._sense != _NO_SUCH_COMMAND:
+        if self._unit.sense != _NO_SUCH_COMMAND:
             return False
         self.flush = None
         return True
@@ -326,110 +267,10 @@ class Storage:
             word = BlockOp(wish.op).name
             self._end.log(
                 f"{self._end!r}: port {self._device.port}: {self.name}: {word} of {wish.size} bytes at sector "
-                f"{wish.sector}: I/O error after {wish.next}: {self._why}"
+                f"{wish.sector}: I/O error after {wish.next}: {self._unit.why}"
             )
         self._failing = not good
         wish.done(good)
         if self.disk is not None:
             self.disk.file.go_on()
         self.push()
-
-    def _do(self, job: Job) -> Steps:
-        """A command until it is done, or is known not to be possible."""
-        self._sense = None
-        for _ in range(_TRIES):
-            verdict = yield from self._once(job)
-            if verdict is Verdict.done:
-                return True
-            if verdict is Verdict.gone or self._gone or self._suspended:
-                return False
-            if verdict is Verdict.refused:
-                sense = Job(bytes((0x03, 0, 0, 0, _SENSE_SIZE, 0)), _SENSE_SIZE)
-                if (yield from self._once(sense)) is Verdict.done and not self._worth_trying(sense.data):
-                    return False
-            else:
-                yield from self._recover()
-        return False
-
-    def _worth_trying(self, sense: bytes) -> bool:
-        self._why = f"sense {sense[2:3].hex()}/{sense[12:13].hex()}/{sense[13:14].hex()}"
-        if len(sense) > 13:
-            self._sense = sense[2] & 0x0F, sense[12], sense[13]
-        return len(sense) > 2 and sense[2] & 0x0F in (0, 1, _UNIT_ATTENTION)
-
-    def _broken(self, why: str) -> Verdict:
-        self._why = why
-        return Verdict.broken
-
-    def _once(self, job: Job) -> Generator[list[Want], None, Verdict]:
-        """Command, data and status, once."""
-        self._tag = (self._tag + 1) & 0xFFFFFFFF
-        command = Command(self._tag, job.size, job.inward, 0, job.words)
-        first = self._bulk(self._out, bulk_only.COMMAND.size, command.emit())
-        data = [self._data(job, at) for at in range(0, job.size, MOST)]
-        status = self._bulk(self._in, bulk_only.STATUS.size)
-        yield [first, *data, status]
-        wrong = next((want.status for want in (first, *data) if want.status not in (Status.ok, Status.stall)), None)
-        if wrong is not None or first.status is Status.stall:
-            return self._failed(wrong or first.status)
-        halted = any(want.status is Status.stall for want in data)
-        if halted:
-            yield [self._clear(self._in if job.inward else self._out)]
-        if status.status is Status.stall:
-            if not (halted and job.inward):
-                yield [self._clear(self._in)]
-            status = self._bulk(self._in, bulk_only.STATUS.size)
-            yield [status]
-        if status.status is not Status.ok:
-            return self._failed(status.status)
-        outcome = Outcome.parse(status.data)
-        if outcome is None or outcome.tag != self._tag:
-            return self._broken("a status that is none of this command")
-        if job.wish is None:
-            job.data = b"".join(want.data for want in data)[: job.size - outcome.residue]
-        elif outcome.status == PASSED and (outcome.residue or any(want.actual < want.size for want in data)):
-            return self._broken("passed, with less data than was asked for")
-        if outcome.status == PASSED:
-            if job.wish is not None and job.inward and not self._gone:
-                self._drain(job.wish, job.at, data)
-            return Verdict.done
-        if outcome.status != bulk_only.FAILED:
-            return self._broken(f"status {outcome.status}")
-        self._why = "refused, and it does not say why"
-        return Verdict.refused
-
-    def _failed(self, status: Status) -> Verdict:
-        """A transfer was not carried out."""
-        self._why = f"a transfer ends with {status.name}"
-        return Verdict.gone if status is Status.nodev else Verdict.broken
-
-    def _bulk(self, endpoint: Endpoint, size: int, data: bytes = b"") -> Want:
-        device = self._device
-        where = (device.port, device.address, PipeType.bulk, endpoint.number, endpoint.inward)
-        return Want(*where, size, lambda _: None, data=data)
-
-    def _data(self, job: Job, at: int) -> Want:
-        want = self._bulk(self._in if job.inward else self._out, min(MOST, job.size - at))
-        wish = job.wish
-        if wish is not None and not job.inward:
-            want.fill = lambda slot: wish.fill(slot, job.at + at, want.size)
-        return want
-
-    @staticmethod
-    def _drain(wish: Wish, at: int, data: Sequence[Want]) -> None:
-        """What has come, now that it is known to be good: a wish may be answered with it."""
-        for want in data:
-            address = ctypes.cast(ctypes.c_char_p(want.data), ctypes.c_void_p).value
-            assert address is not None
-            wish.drain(Slot(address, ()), at, want.actual)
-            at += want.actual
-
-    def _clear(self, endpoint: Endpoint) -> Want:
-        return self._device.want(Setup(2, 1, 0, endpoint.address), lambda _: None)
-
-    def _recover(self) -> Generator[list[Want], None, None]:
-        """Reset recovery (5.3.4)."""
-        setup = Setup(CLASS << 5 | TO_INTERFACE, bulk_only.RESET, 0, self._interface.number)
-        yield [self._device.want(setup, lambda _: None)]
-        yield [self._clear(self._in)]
-        yield [self._clear(self._out)]
