@@ -63,12 +63,12 @@ def summary(now: Sample, room: int | None = None) -> str:
         f"{used} of {now.frames.total} frames",
         counted(len(now.devices), "device"),
         counted(len(now.rings), "ring"),
-        f"hypervisor {percent(cpu)} cpu" if (cpu := now.cpu.get(DAEMON)) is not None else "",
+        f"hypervisor {percent(now.cpu.get(DAEMON))} cpu",
     ]
     kept = dict[int, str]()
     for place in _MATTERS:
         with_it = {**kept, place: parts[place]}
-        if parts[place] and (room is None or len(_DOT.join(with_it.values())) <= room):
+        if room is None or len(_DOT.join(with_it.values())) <= room:
             kept = with_it
     return _DOT.join(part for _, part in sorted(kept.items()))
 
