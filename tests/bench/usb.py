@@ -114,14 +114,14 @@ def ways(stick: Stick, image: Path) -> Iterator[Figure]:
 def bench() -> Iterator[Figure]:
     """See __main__."""
     with tempfile.TemporaryDirectory(prefix="xenfs-bench-") as folder:
-        images = [Path(folder) / name for name in ("image", "other")]
+        images = [Path(folder) / name for name in ("vbd", "stick", "other")]
         for image in images:
             with image.open("wb") as file:
                 for _ in range(SIZE >> 20):
                     file.write(os.urandom(1 << 20))
         with Vbd(images[0]) as vbd:
             assert isinstance(vbd, Vbd)
-            with Stick(images[0], vbd.yard) as stick:
+            with Stick(images[1], vbd.yard) as stick:
                 assert isinstance(stick, Stick)
                 yield from disks(vbd, stick)
-                yield from ways(stick, images[1])
+                yield from ways(stick, images[2])
