@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from xenfs.abi.blkif import SECTOR_SIZE
+from xenfs.locks import lock
 
 _BLKGETSIZE64, _BLKSSZGET, _BLKPBSZGET, _BLKDISCARD = 0x80081272, 0x1268, 0x127B, 0x1277
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
@@ -87,15 +88,15 @@ class FileDisk:
         """Two may have it only to read: what one writes the other does not know of. The lock goes with the file; QEMU's
         programs heed it too.
         """
-        kind = fcntl.F_RDLCK if self.readonly else fcntl.F_WRLCK
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0))
+            free = lock(self._fd, shared=self.readonly)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                text = "another device has it" if not self.readonly else "another device has it, and writes"
-                raise OSError(errno.EBUSY, text, self.path) from None
             if error.errno not in _NO_LOCKS:
                 raise
+            return
+        if not free:
+            text = f"another device has it{', and writes' if self.readonly else ''}"
+            raise OSError(errno.EBUSY, text, self.path)
 
     def _ask(self, what: int) -> int:
         return int(struct.unpack("I", fcntl.ioctl(self._fd, what, bytes(4)))[0])

@@ -18,10 +18,8 @@ from xenfs.domain import Channel, Refused
 from xenfs.ring import BackRing
 from xenfs.xenbus import Counters
 from xenfs.xenbus.grants import Grants, Use
-from xenfs.xenbus.loop import Call
+from xenfs.xenbus.turns import ROUNDS, Later, Turns
 
-_ROUNDS = 64
-"""How often the ring is emptied in one go: a guest may never stop asking, and others want to be heard."""
 _WRITES = (Op.write, Op.write_barrier, Op.discard)
 
 
@@ -30,7 +28,7 @@ class Queue:
 
     def __init__(
         self, ring: BackRing, channel: Channel, grants: Grants, disk: Disk, workers: Workers, counters: Counters,
-        later: Callable[[float, Call], None],
+        later: Later,
     ) -> None:  # fmt: skip
         """Serve from `disk`. `later` has something called some seconds from now."""
         self._ring, self._channel, self._grants = ring, channel, grants
@@ -40,7 +38,7 @@ class Queue:
         self._waiting: deque[Wish] = deque()
         """Behind a flush or a barrier that waits itself: at its head."""
         self._barrier = False
-        self._later, self._going_on = later, False
+        self._turns = Turns(later, self.work)
         self.closed = False
         self.alone = False
         """Whether this is the only ring, and there is another processor for the frontend: worth staying awake."""
@@ -56,7 +54,9 @@ class Queue:
 
     def work(self) -> None:
         """Take requests and carry them out, as long as there are some. Raises PeerRingError."""
-        for _ in range(_ROUNDS):
+        if self.closed:
+            return
+        for _ in range(ROUNDS):
             for entry in self._ring.take():
                 self._counters.requests += 1
                 self._take(entry)
@@ -64,19 +64,8 @@ class Queue:
             if not (self.alone and self._ring.linger()) and not self._ring.final_check():
                 break
         else:
-            self._rest()
+            self._turns.rest()
         self._counters.write()
-
-    def _rest(self) -> None:
-        """Let others have their turn before there is more of the same."""
-        if not self._going_on:
-            self._going_on = True
-            self._later(0, self._again)
-
-    def _again(self) -> None:
-        self._going_on = False
-        if not self.closed:
-            self.work()
 
     def _take(self, entry: Request) -> None:
         try:

@@ -20,7 +20,7 @@ from xenfs.abi.netif import TX, Status, TxFlag
 from xenfs.domain import Channel, Refused, Region
 from xenfs.ring import BackRing
 from xenfs.xenbus.counters import Counters
-from xenfs.xenbus.loop import Call
+from xenfs.xenbus.turns import ROUNDS, Later, Turns
 from xennet.headers import HEADERS_MAX, HEADERS_MIN, parse, vnet
 from xennet.packets import Batch, Packet
 from xennet.pages import Pages
@@ -31,10 +31,7 @@ _BLANK, _VALID = int(TxFlag.csum_blank), int(TxFlag.data_validated)
 _SLOT = TX.request.size
 _BATCH = 72
 """Slots after which answers are published, so that the guest goes on while the next packets are being sent."""
-_ROUNDS = 32
-"""How often the ring is emptied in one go: a guest may never stop sending, and others want to be heard."""
 _REMEMBERED = 8192
-Later = Callable[[float, Call], None]
 Capture = Callable[[Sequence[bytes | memoryview], bool], None]
 
 
@@ -57,7 +54,7 @@ class Transmit:
         """`fd`: the TAP's file; `later` has something called some seconds from now."""
         self._ring, self._channel, self._pages, self._fd = ring, channel, pages, fd
         self._counters, self._later = counters, later
-        self._going_on = False
+        self._turns = Turns(later, self.work)
         self._known: dict[bytes, Ready] = {}
         self._generation = -1
         self._waiting: deque[Ready] = deque()
@@ -70,9 +67,9 @@ class Transmit:
 
     def work(self) -> None:
         """Send what is queued, until there is nothing more. Raises PeerProtocolError and PeerRingError."""
-        if self._waiting:
-            return  # a timer goes on with it
-        for _ in range(_ROUNDS):
+        if self.closed or self._waiting:
+            return  # a timer goes on with what waits
+        for _ in range(ROUNDS):
             data = self._ring.take_bytes()
             if data:
                 self._counters.requests += len(data) // _SLOT
@@ -85,19 +82,8 @@ class Transmit:
             elif not self._ring.final_check():
                 break
         else:
-            self._rest()
+            self._turns.rest()
         self._counters.write()
-
-    def _rest(self) -> None:
-        """Let others have their turn before there is more of the same."""
-        if not self._going_on:
-            self._going_on = True
-            self._later(0, self._again)
-
-    def _again(self) -> None:
-        self._going_on = False
-        if not self.closed:
-            self.work()
 
     def _batch(self, batch: Batch) -> None:
         at, end = 0, len(batch)

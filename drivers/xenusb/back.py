@@ -37,7 +37,6 @@ class UsbBack(Backend):
         self._news: deque[tuple[int, Speed]] = deque()
         self._plugs: BackRing | None = None
         self._channel: Channel | None = None
-        self._going_on = False
 
     def offer(self) -> Mapping[str, object]:
         """There are no features; the ports are plugged now, so that what cannot be is known early."""
@@ -62,7 +61,7 @@ class UsbBack(Backend):
             if port.speed:
                 self._news.append((port.number, port.speed))
         self._channel = self.bind_channel(int(their["event-channel"]), self._event)
-        requests = Requests(ring, self._channel, grants, self.ports, self.counters)
+        requests = Requests(ring, self._channel, grants, self.ports, self.counters, self.later)
         self.held.callback(requests.close)
         self._requests = requests
         self._expire(grants)
@@ -86,17 +85,9 @@ class UsbBack(Backend):
     def _event(self) -> None:
         """One channel for both rings."""
         self.counters.events_received += 1
-        self._work_on()
-
-    def _work_on(self) -> None:
         self._tell()
-        if self._requests is not None and self._requests.work() and not self._going_on:
-            self._going_on = True
-            self.later(0, self._go_on)  # after whatever else there is to do
-
-    def _go_on(self) -> None:
-        self._going_on = False
-        self._work_on()
+        if self._requests is not None:
+            self._requests.work()
 
     def plugged(self, port: Port, speed: Speed) -> None:
         """What is in a port has changed: the frontend is told, as soon as it wants to know."""

@@ -18,13 +18,12 @@ from xenfs.domain import Channel, Refused
 from xenfs.ring import BackRing
 from xenfs.xenbus import Counters
 from xenfs.xenbus.grants import Grants, Pieces, Use
+from xenfs.xenbus.turns import ROUNDS, Later, Turns
 from xenusb.descriptors import Ask, Setup
 from xenusb.device import Packet, Transfer
 from xenusb.ports import Port
 
 MOST_ADDRESS = 127
-_ROUNDS = 64
-"""How often the ring is emptied in one go: a frontend may never stop asking, and the toolstack wants to be heard."""
 _NO_PIECES = Pieces(b"", (), 0)
 
 
@@ -52,33 +51,36 @@ class Requests:
     """The requests of one frontend."""
 
     def __init__(
-        self, ring: BackRing, channel: Channel, grants: Grants, ports: Mapping[int, Port], counters: Counters
-    ) -> None:
-        """Take from a ring."""
+        self, ring: BackRing, channel: Channel, grants: Grants, ports: Mapping[int, Port], counters: Counters,
+        later: Later,
+    ) -> None:  # fmt: skip
+        """Take from a ring. `later` has something called some seconds from now."""
         self._ring, self._channel, self._grants = ring, channel, grants
         self._ports, self._counters = ports, counters
         self._pending: dict[Transfer, Pending] = {}
         self._working = self._closed = False
+        self._turns = Turns(later, self.work)
         self._eager = len(os.sched_getaffinity(0)) > 1
         """Whether there is another processor for the frontend, so that it is worth staying awake."""
 
-    def work(self) -> bool:
-        """Take requests until there are none, or were very many: whether there are more. Raises PeerRingError."""
+    def work(self) -> None:
+        """Take requests until there are none. Raises PeerRingError."""
+        if self._closed:
+            return
         self._working = True
-        more = True
         try:
-            for _ in range(_ROUNDS):
+            for _ in range(ROUNDS):
                 for entry in self._ring.take():
                     self._counters.requests += 1
                     self._take(entry)
                 self._publish()
                 if not (self._eager and self._ring.linger()) and not self._ring.final_check():
-                    more = False
                     break
+            else:
+                self._turns.rest()
         finally:
             self._working = False
         self._counters.write()
-        return more
 
     def _take(self, entry: Request) -> None:
         try:

@@ -35,6 +35,7 @@ ROOMS = {
     "xenfs.xenstore": Room(("xenfs.xenstore", "xenfs.abi"), pure=True),
     "xenfs.xenstore.server": Room(("xenfs.xenstore", "xenfs.abi", "xenfs.sockets")),
     "xenfs.sockets": Room(),
+    "xenfs.locks": Room(),
     "xenfs.libfuse": Room(),
     "xenfs.fusemount": Room(("xenfs.libfuse",)),
     "xenfs.fs": Room(("xenfs.fs", "xenfs.abi", *FUSE, *MODELS)),
@@ -51,7 +52,7 @@ ROOMS = {
     "xenfs.demo": FRONT,
     "xenfs.pytest_plugin": FRONT,
     "xenfs.reference": FRONT,
-    "drivers": Room((*DRIVER.may, *FUSE, "xenfs.sockets", "drivers"), never=(INPROCESS,)),
+    "drivers": Room((*DRIVER.may, *FUSE, "xenfs.sockets", "xenfs.locks", "drivers"), never=(INPROCESS,)),
     "tools": Room(("xenfs", "drivers", "tools")),
 }
 """By name of the room; the longest that fits a module counts, `xenfs` only for its own __init__."""

@@ -21,6 +21,7 @@ from xenfs.domain.inprocess import InProcessXen
 from xenfs.ring import Entry
 from xenfs.xenbus import Device, Loop
 from xenfs.xenbus.grants import Grants
+from xenfs.xenbus.loop import Call
 
 ADDRESS = 1
 
@@ -59,8 +60,10 @@ def back() -> Iterator[Back]:
         yield back
 
 
-def requests(back: Back, ring: Ring, pages: dict[int, bytearray]) -> tuple[Requests, Grants]:
-    """The requests of a guest that has granted pages."""
+def requests(
+    back: Back, ring: Ring, pages: dict[int, bytearray], turns: list[Call] | None = None
+) -> tuple[Requests, Grants]:
+    """The requests of a guest that has granted pages; further turns are put into a list."""
 
     def map_pages(_domid: int, refs: tuple[int, ...], *, readonly: bool = False) -> Any:
         (ref,) = refs
@@ -72,17 +75,27 @@ def requests(back: Back, ring: Ring, pages: dict[int, bytearray]) -> tuple[Reque
         requests=0, responses=0, errors=0, grants_mapped=0, units_in=0, bytes_in=0, write=lambda: None
     )
     anything: Any = ring
-    return Requests(anything, SimpleNamespace(), grants, {1: back.port}, counters), grants
+
+    def later(_seconds: float, call: Call) -> None:
+        assert turns is not None
+        turns.append(call)
+
+    return Requests(anything, SimpleNamespace(), grants, {1: back.port}, counters, later), grants
 
 
 def test_a_guest_that_never_stops_asking_does_not_keep_the_others_waiting(back: Back) -> None:
     ring = Ring((1, 0, Pipe(2, PipeType.bulk, address=ADDRESS, endpoint=1).emit(), 0, 0, bytes(8), bytes(128)))
     ring.endless = True
-    own, _ = requests(back, ring, {})
-    assert own.work()
+    turns = list[Call]()
+    own, _ = requests(back, ring, {}, turns)
+    own.work()
     assert set(ring.said) == {(1, 0, int(Status.nodev), 0, 0)}
+    for _ in range(2):
+        turns.pop()()
+        assert len(turns) == 1
     ring.entries.clear()
-    assert not own.work()
+    turns.pop()()
+    assert turns == []
 
 
 def test_pages_of_a_request_that_cannot_be_are_in_use_no_more(back: Back) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from xenblk.queue import Queue
 from xennet.transmit import Transmit
+from xenusb.requests import Requests
+
+from xenfs.xenbus.turns import Later
 
 
 class Endless:
@@ -26,13 +29,15 @@ class Endless:
     def publish(self) -> bool:
         return False
 
+    def linger(self) -> bool:
+        return False
+
     def final_check(self) -> bool:
         self.asked += 1
         return self.busy
 
 
-Later = Callable[[float, Callable[[], object]], None]
-COUNTERS: Any = SimpleNamespace(requests=0, responses=0, write=lambda: None)
+COUNTERS: Any = SimpleNamespace(requests=0, responses=0, write=lambda: None, flush=lambda: None)
 
 
 def queue(ring: Any, later: Later) -> Queue:
@@ -46,9 +51,14 @@ def transmit(ring: Any, later: Later) -> Transmit:
     return Transmit(ring, anything, anything, -1, COUNTERS, later)
 
 
-@pytest.mark.parametrize("make", [queue, transmit])
+def usb_requests(ring: Any, later: Later) -> Requests:
+    anything: Any = SimpleNamespace()
+    return Requests(ring, anything, anything, {}, COUNTERS, later)
+
+
+@pytest.mark.parametrize("make", [queue, transmit, usb_requests])
 def test_a_guest_that_never_stops_asking_does_not_keep_the_others_waiting(
-    make: Callable[[Any, Later], Queue | Transmit],
+    make: Callable[[Any, Later], Queue | Transmit | Requests],
 ) -> None:
     ring, calls = Endless(), list[Callable[[], object]]()
     own = make(ring, lambda _, call: calls.append(call))
@@ -64,7 +74,7 @@ def test_a_guest_that_never_stops_asking_does_not_keep_the_others_waiting(
     assert calls == []
     ring.busy, asked = True, ring.asked
     own.work()
-    own.closed = True
+    own.close()
     ring.asked = 0
     calls.pop()()
     assert (ring.asked, calls) == (0, [])

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
 import shutil
 import stat
-import struct
 import subprocess
 import time
 from contextlib import suppress
@@ -17,15 +14,10 @@ from typing import Any
 
 from xenfs.commands.child import ready
 from xenfs.commands.failure import Unable
+from xenfs.locks import lock, locked
 
-_LOCK = struct.Struct("hh4xqqi4x")
-"""struct flock, for locks of an open file, which can be asked about without taking them."""
 _HELD, _SAID = 0, 1
 """Bytes of a file that its process locks: at first, and when its pid is there."""
-
-
-def _lock(byte: int) -> bytes:
-    return _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
 
 
 def _ends(pid: int, seconds: float) -> bool:
@@ -109,7 +101,7 @@ class RunDirectory:
             return None
         os.ftruncate(fd, 0)
         os.write(fd, b"%d\n" % os.getpid())
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(_SAID))
+        lock(fd, start=_SAID, length=1)
         return fd
 
     def _locked(self, name: str) -> int | None:
@@ -117,15 +109,15 @@ class RunDirectory:
             self.top()
             fd = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
             try:
-                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock(_HELD))
-                if os.fstat(fd).st_nlink:
-                    return fd
-            except OSError as error:
+                free, there = lock(fd, start=_HELD, length=1), os.fstat(fd).st_nlink > 0
+            except BaseException:
                 os.close(fd)
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                return None
-            os.close(fd)  # whoever had it has taken it away, since we opened it
+                raise
+            if free and there:
+                return fd
+            os.close(fd)
+            if not free:
+                return None  # else whoever had it has taken it away, since we opened it
 
     def release(self, name: str) -> None:
         """Forget a process that ends: its pid, its log if nothing is in it, and the directory if it was the last."""
@@ -143,8 +135,7 @@ class RunDirectory:
         except OSError:
             return None
         try:
-            kind, *_ = _LOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _lock(_SAID)))
-            said = b"" if kind == fcntl.F_UNLCK else os.read(fd, 32).strip()
+            said = os.read(fd, 32).strip() if locked(fd, _SAID, 1) else b""
             return int(said) if said.isdigit() else None
         finally:
             os.close(fd)
