@@ -7,7 +7,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.property.naive import CONFIG, DOMIDS, NAMES, RARELY, WILD_NAME, Naive, T
+from tests.property.naive import Naive
+from tests.property.things import CONFIG, DOMIDS, NAMES, RARELY, WILD_NAME, T
 from xenfs.abi import event_channel as ec
 from xenfs.abi import grant_table as gt
 from xenfs.abi import xenfs_op as op

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.property.choices import DICE, EVENTS, FLIPS, GRANTS, LIVES, MEMORY, Dice, Make
-from tests.property.naive import CONFIG, DOOR, HEAD, Naive
+from tests.property.naive import Naive
+from tests.property.things import CONFIG, DOOR, HEAD
 from xenfs.abi import event_channel as ec
 from xenfs.abi import grant_table as gt
 from xenfs.abi import xenfs_op as op

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xenusb.descriptors import Configuration, DeviceDescriptor, Endpoint, Interface
 
-from tests.usb.usbfs import Sample
+from tests.usb.umock import Sample
 from xenfs.abi.usbif import PipeType
 
 BULK_IN, BULK_OUT, INTERRUPT, ISOC_IN, ISOC_OUT = 0x81, 0x02, 0x83, 0x84, 0x05

@@ -19,7 +19,8 @@ from xenusb.real import RealDevice
 from tests.need import need_tool
 from tests.usb.real_program import REPO, Bench, Program, need_libusb
 from tests.usb.real_samples import BULK_IN, BULK_OUT, DEVICE, INTERRUPT, KEYS, SAMPLES, SOUND, STORAGE
-from tests.usb.usbfs import SECONDS, Terminal
+from tests.usb.umock import Terminal
+from tests.usb.usbfs import SECONDS
 from xenfs.abi.usbif import PipeType
 
 # What there is

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from xenblk.disk import FileDisk
 from xenusb import scsi
 from xenusb.scsi import Failed, Flush, Move, Scsi, Sense
 
-BLOCKS = 2048
-TWO_TERABYTES = 1 << 41
-"""So much is 2**32 blocks."""
-COMMANDS = bytes.fromhex("00 03 08 0a 12 1a 1b 1e 23 25 28 2a 2f 35 5a 88 8a 91 9e a8 aa")
-"""All that there are."""
-
-
-def image(path: Path, size: int = BLOCKS * 512) -> Path:
-    with path.open("wb") as file:
-        file.truncate(size)
-    return path
-
-
-def power_on(disk: FileDisk, vendor: str = "xenfs", product: str = "USB stick", serial: str = "0123ABCD") -> Scsi:
-    return Scsi(disk, vendor, product, serial)
+from tests.usb.units import BLOCKS, TWO_TERABYTES, image, power_on, refused, sensed, told
 
 
 @pytest.fixture
@@ -52,28 +35,6 @@ def protected(tmp_path: Path) -> Iterator[Scsi]:
 def empty(tmp_path: Path) -> Iterator[Scsi]:
     with closing(FileDisk(str(image(tmp_path / "empty", 0)))) as disk:
         yield power_on(disk)
-
-
-def told(unit: Scsi, words: str) -> bytes:
-    """The answer of a command, which is in hexadecimal."""
-    found = unit.command(bytes.fromhex(words))
-    assert isinstance(found, bytes)
-    return found
-
-
-def refused(unit: Scsi, words: str) -> Sense:
-    """What a command fails with."""
-    with pytest.raises(Failed) as failed:
-        unit.command(bytes.fromhex(words))
-    assert unit.sense == failed.value.sense
-    return failed.value.sense
-
-
-def sensed(unit: Scsi) -> tuple[int, int, int]:
-    """Key, code and qualifier, as REQUEST SENSE tells them."""
-    data = told(unit, "030000001200")
-    assert (len(data), data[0], data[7]) == (18, 0x70, 10)
-    return data[2], data[12], data[13]
 
 
 def test_sense_byte_by_byte() -> None:
@@ -396,44 +357,3 @@ def test_what_is_missing_of_a_command_is_0(unit: Scsi) -> None:
     assert unit.command(b"\x08") == Move(0, 256 * 512, writes=False)
     assert unit.command(b"\x28\0\0\0\0\x10\0\0\x08") == Move(16 * 512, 8 * 512, writes=False)
     assert unit.command(b"\x12") == unit.command(b"\x03") == b""
-
-
-@pytest.fixture(scope="module")
-def units(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Scsi]]:
-    """For examples that come one after the other."""
-    path = tmp_path_factory.mktemp("scsi")
-    with (
-        closing(FileDisk(str(image(path / "image")))) as disk,
-        closing(FileDisk(str(image(path / "protected")), readonly=True)) as protected,
-        closing(FileDisk(str(image(path / "empty", 0)))) as empty,
-    ):
-        yield {"whole": power_on(disk), "protected": power_on(protected), "empty": power_on(empty)}
-
-
-WORDS = st.one_of(
-    st.binary(min_size=1, max_size=16),
-    st.tuples(st.sampled_from(COMMANDS), st.binary(max_size=15)).map(lambda one: bytes((one[0],)) + one[1]),
-    st.tuples(st.sampled_from([0x28, 0x2A, 0x2F]), st.integers(0, 2 * BLOCKS), st.integers(0, 2 * BLOCKS)).map(
-        lambda one: struct.pack(">BxIxHx", *one)
-    ),
-)
-
-
-@given(words=WORDS)
-def test_any_command_is_done_or_refused(units: dict[str, Scsi], words: bytes) -> None:
-    for name, unit in units.items():
-        found: object = None
-        said = scsi.GOOD
-        try:
-            found = unit.command(words)
-        except Failed as failed:
-            said = failed.sense
-        assert sensed(unit) == (said.key, said.code, said.qualifier)
-        assert sensed(unit) == (0, 0, 0)
-        if isinstance(found, Move):
-            assert 0 <= found.offset <= found.offset + found.size <= (0 if name == "empty" else BLOCKS * 512)
-            assert name != "protected" or not found.writes
-        else:
-            assert isinstance(found, bytes) or found is Flush or said.key
-        assert (said == scsi.NO_SUCH_COMMAND) is (words[0] not in COMMANDS)
-        assert name == "empty" or said != scsi.NO_MEDIUM

@@ -4,21 +4,15 @@ umockdev makes the program's /sys and /dev, and sends what it asks of a device t
 three longs each way, that is a command and two arguments. umockdev's own server there replays records, and has neither
 control transfers that bring data, nor configurations, nor cancelling, nor a device that is unplugged; `Usbfs` has them,
 as drivers/usb/core/devio.c of Linux does them.
-
-The node of the device is a terminal, for poll says the same of both: writable while there is a transfer to be reaped
-(output is not stopped), and an error once it is unplugged (the other end is closed).
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import pty
 import socket
 import struct
-import termios
 import threading
-import tty
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -26,7 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from xenusb.descriptors import Configuration, DeviceDescriptor, Endpoint, Interface, Setup
+from xenusb.descriptors import Configuration, Endpoint, Interface, Setup
+
+from tests.usb.umock import Sample, Terminal, aside
 
 SECONDS = 20.0
 _LONGS = struct.Struct("lll")
@@ -45,11 +41,6 @@ _NAMES = MappingProxyType({
 _QUIET = ("get_driver", "submit", "discard", "reap", "get_capabilities")
 _WITHOUT_NUMBER = ("discard", "reap", "reset")
 SHUTDOWN, ENOENT = -errno.ESHUTDOWN, -errno.ENOENT
-
-
-def _aside(path: Path) -> Path:
-    """Where a file is while another has its place."""
-    return path.with_name(f".{path.name}")
 
 
 class Denied(Exception):
@@ -105,78 +96,6 @@ class Memory:
             self._connection.sendall(_LONGS.pack(_WRITE, at, len(data)) + data)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A device for umockdev: at a bus path, with a speed in Mbit/s, in its first configuration."""
-
-    path: str
-    address: int
-    about: DeviceDescriptor
-    configurations: tuple[Configuration, ...]
-    speed: str = "480"
-
-    @property
-    def bus(self) -> int:
-        return int(self.path.removeprefix("usb").partition("-")[0])
-
-    @property
-    def place(self) -> str:
-        """In /sys: a hub's directory holds those of what is behind it."""
-        steps = [self.path]
-        while "." in steps[0]:
-            steps.insert(0, steps[0].rpartition(".")[0])
-        if "-" in self.path:
-            steps.insert(0, f"usb{self.bus}")
-        return "/".join(("/devices/pci0000:00/0000:00:14.0", *steps))
-
-    @property
-    def node(self) -> str:
-        """In /dev."""
-        return f"bus/usb/{self.bus:03}/{self.address:03}"
-
-    def describe(self) -> str:
-        """For umockdev-run --device."""
-        binary = self.about.emit() + b"".join(one.emit() for one in self.configurations)
-        properties = {"DEVNAME": f"/dev/{self.node}", "DEVTYPE": "usb_device", "SUBSYSTEM": "usb", "MAJOR": 189}
-        attributes = {
-            "busnum": self.bus, "devnum": self.address, "speed": self.speed,
-            "bConfigurationValue": self.configurations[0].value,
-        }  # fmt: skip
-        lines = [f"P: {self.place}", f"N: {self.node}", f"E: MINOR={self.address - 1}"]
-        lines += [f"E: {name}={value}" for name, value in properties.items()]
-        lines += [f"A: {name}={value}\\n" for name, value in attributes.items()]
-        return "\n".join((*lines, f"H: descriptors={binary.hex().upper()}", "", ""))
-
-
-class Terminal:
-    """The node of a device, in the place of umockdev's, until it is closed."""
-
-    def __init__(self, node: Path) -> None:
-        self._master, self._slave = pty.openpty()
-        tty.setraw(self._slave)
-        self.name, self._node, self._hung_up = os.ttyname(self._slave), node, False
-        node.rename(_aside(node))
-        node.symlink_to(self.name)
-
-    def ready(self, *, is_ready: bool) -> None:
-        """Whether there is something to be reaped."""
-        if not self._hung_up:
-            termios.tcflow(self._slave, termios.TCOON if is_ready else termios.TCOOFF)
-
-    def hang_up(self) -> None:
-        """The device is gone; fine if it is."""
-        if not self._hung_up:
-            self._hung_up = True
-            os.close(self._master)
-            self._node.unlink()
-
-    def close(self) -> None:
-        """Have all as it was. Raises FileNotFoundError when it is not there any more."""
-        os.close(self._slave)
-        self.hang_up()
-        _aside(self._node).rename(self._node)
-
-
 class Usbfs:
     """One device of the program's, with the host's own drivers for some of its interfaces."""
 
@@ -220,7 +139,7 @@ class Usbfs:
             self._terminal.close()
             self._place.unlink()
             if self.unplugged:
-                _aside(self._sys).rename(self._sys)
+                aside(self._sys).rename(self._sys)
             (self._sys / "bConfigurationValue").write_text(f"{self._sample.configurations[0].value}\n")
 
     # What a test does
@@ -273,7 +192,7 @@ class Usbfs:
             self.unplugged = True
             for urb in list(self._flying.values()):
                 self._finish(urb, SHUTDOWN)
-            self._sys.rename(_aside(self._sys))
+            self._sys.rename(aside(self._sys))
             self._terminal.hang_up()
 
     def forbid(self) -> None:
