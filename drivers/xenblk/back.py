@@ -154,9 +154,9 @@ class BlkBack(Backend):
 
         def again() -> None:
             if self._grants is grants:
-                self.attempt(self._look)
+                self._look()
 
-        self.loop.later(_LOOK_SECONDS, again)
+        self.later(_LOOK_SECONDS, again)
 
     def changed(self) -> None:
         """Perhaps the size of the disk."""

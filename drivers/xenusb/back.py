@@ -75,7 +75,7 @@ class UsbBack(Backend):
                 grants.expire()
                 self._expire(grants)
 
-        self.loop.later(_LOOK_SECONDS, again)
+        self.later(_LOOK_SECONDS, again)
 
     def connected(self) -> None:
         """Requests may be there already."""

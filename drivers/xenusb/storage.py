@@ -174,7 +174,7 @@ class Storage:
 
         def again() -> None:
             if not self._gone:
-                self._end.attempt(step)
+                step()
 
         def step() -> None:
             try:
@@ -184,7 +184,7 @@ class Storage:
                 done(bool(stop.value))
                 return
             if not wants:
-                self._end.loop.later(_PAUSE, again)
+                self._end.later(_PAUSE, again)
                 return
             left = len(wants)
 
