@@ -35,7 +35,7 @@ from xenfs.commands.run import machine
 from xenfs.domain.mounted import MountedDomain
 from xenfs.xenbus import Device
 from xenfs.xenbus.keys import OtherEnd
-from xentop.look import Look, Sample
+from xentop.look import DAEMON, Look, Sample
 
 if TYPE_CHECKING:
     from xenusb.client import Handle
@@ -201,7 +201,10 @@ class _Posed(Look):
             self._scene.work()
             time.sleep(_WRITTEN)
         self._seconds += 1.0
-        return replace(super().sample(*wanted), time=self._seconds, cpu={})
+        seen = super().sample(*wanted)
+        return replace(
+            seen, time=self._seconds, cpu=dict.fromkeys((DAEMON, *(d.domid for d in seen.frames.domains)), 0.0)
+        )
 
 
 async def _draw(scene: Scene) -> dict[str, str]:
